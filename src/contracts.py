@@ -1,0 +1,79 @@
+"""The types that cross a wall between rooms, and the errors a user may meet. No behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class ConfigError(ValueError):
+    """The user's words cannot be obeyed: what was asked, what was found, what to do. Exit code 2."""
+
+
+class DataError(ValueError):
+    """The user's images or tables cannot be used: what was asked, what was found, what to do. Exit code 3."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network wants to see; stated by its weights, read by the data room."""
+
+    size: tuple[int, int]  # (H, W) in pixels
+    channels: int
+    mean: tuple[float, ...]  # one per channel, of values in 0..1
+    std: tuple[float, ...]
+    interpolation: str  # bilinear | bicubic | nearest
+    crop: float  # the part of the resized short side that the centre crop keeps, 0..1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split: paths (POSIX, relative to the source's root) and their targets."""
+
+    paths: tuple[str, ...]
+    targets: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which images there are. The class list is decided once, from train, and is equal in all splits."""
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]  # always train and val; test where there is one; multiclass targets index `classes`
+    notes: tuple[str, ...] = ()  # what was decided for the user, one sentence each, printed at the start
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without a classifier, and what must be known of it."""
+
+    net: nn.Module  # (B, C, H, W) float, normalised -> (B, features)
+    features: int
+    spec: InputSpec
+    layers: Mapping[str, int]  # parameter name -> depth, 0 = stem; grouped as layer-wise learning rates need it
+    no_decay: frozenset[str] = frozenset()  # parameters that the architecture exempts from weight decay
+    weights: Path | None = None  # a file that is to be loaded once the head exists
+    convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = field(default=lambda state: state)
+    # convert: a foreign state dict -> this network's names and shapes (position embeddings, input channels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between kinds of target."""
+
+    outputs: int  # width of the head
+    monitor: str  # the metric that chooses the checkpoint, named once, here
+    mode: str  # max | min
+    metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
+    scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # -> (N,), whose mean is the monitored metric
+    decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image

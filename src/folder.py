@@ -1,0 +1,114 @@
+"""The run folder: made exclusively, locked while in use, written atomically, with a state that survives a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from src.contracts import ConfigError
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """All or nothing: a reader, or a process killed here, sees the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Makes a rename in this folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def create(logs: Path, name: str) -> Path:
+    """logs/<name>/<date_time_xxxx>, made by this call or not at all: runs started together never share a folder."""
+    while True:
+        path = logs / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The run folder {path} cannot be written: {error.strerror}.\n"
+        "Nothing was trained. Set paths.logs=DIR (or run_dir=DIR) to a folder that you may write."
+    )
+
+
+class RunFolder:
+    """One run's folder. Only rank 0 writes; the state is read back by whoever resumes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self._state = path / "run.json"
+
+    @contextmanager
+    def lock(self):
+        """Held while a process works here; the kernel lets go of it when the process dies, however it dies."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                raise ConfigError(
+                    f"The run folder {self.path} is in use by {stream.read().strip() or 'another process'}.\n"
+                    "Wait until it ends or stop it, then resume; or start a new run without run_dir and resume."
+                ) from error
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            stream.flush()
+            yield self
+
+    def state(self) -> dict[str, Any]:
+        """run.json: state, stages done, versions, hardware, data fingerprint, seconds per stage."""
+        return json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else {}
+
+    def update(self, **facts: Any) -> None:
+        write(self._state, json.dumps(self.state() | facts, indent=1, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> dict[str, float]:
+        file = self.path / "metrics.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def add_metrics(self, found: dict[str, float]) -> None:
+        write(self.path / "metrics.json", json.dumps(self.metrics() | found, indent=1) + "\n")
+
+    def once(self, stage: Callable[..., Any], run: Any, writes: bool) -> None:
+        """Runs a stage unless it is marked done. `writes`: this rank is the one that marks."""
+        name, done = stage.__name__, self.state().get("done", [])
+        if name in done:
+            return
+        start = time.monotonic()
+        stage(run)
+        if writes:
+            spent = self.state().get("seconds", {})
+            spent[name] = round(spent.get(name, 0.0) + time.monotonic() - start, 2)
+            self.update(done=[*done, name], seconds=spent)

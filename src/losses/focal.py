@@ -1,0 +1,18 @@
+"""Focal loss: well-classified images count less (Lin et al. 2017, arXiv:1708.02002, eq. 4, for softmax)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Focal(nn.Module):
+    """(logits (B, C), batch with target (B,) int) -> mean of -(1 - p_t)^gamma log p_t. gamma 0 is cross-entropy."""
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        log_p = logits.log_softmax(1).gather(1, batch["target"][:, None])[:, 0]
+        return -((1 - log_p.exp()) ** self.gamma * log_p).mean()

@@ -1,0 +1,18 @@
+"""Generalised cross-entropy: between CE (q -> 0) and MAE (q = 1), for noisy labels (Zhang & Sabuncu 2018, eq. 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class GeneralisedCE(nn.Module):
+    """(logits (B, C), batch with target (B,) int) -> mean of (1 - p_t^q) / q, 0 < q <= 1 (arXiv:1805.07836)."""
+
+    def __init__(self, q: float = 0.7):
+        super().__init__()
+        self.q = q
+
+    def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        log_p = logits.log_softmax(1).gather(1, batch["target"][:, None])[:, 0]
+        return ((1 - (self.q * log_p).exp()) / self.q).mean()

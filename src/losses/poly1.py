@@ -1,0 +1,20 @@
+"""Poly-1: cross-entropy plus epsilon times the first term of its expansion (Leng et al. 2022, arXiv:2204.12511)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+
+class Poly1(nn.Module):
+    """(logits (B, C), batch with target (B,) int) -> mean of CE + epsilon (1 - p_t), eq. 6 of the paper."""
+
+    def __init__(self, epsilon: float = 1.0, label_smoothing: float = 0.0):
+        super().__init__()
+        self.epsilon, self.label_smoothing = epsilon, label_smoothing
+
+    def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        target = batch["target"]
+        p = logits.softmax(1).gather(1, target[:, None])[:, 0]
+        return cross_entropy(logits, target, label_smoothing=self.label_smoothing) + self.epsilon * (1 - p).mean()

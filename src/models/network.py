@@ -1,0 +1,106 @@
+"""The network that is trained, tested and handed over: normalise, backbone, head; and its folder on disk."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from src.contracts import Backbone, ConfigError
+from src.models.weights import read_state, sha256, spec_from_dict
+
+
+class Network(nn.Module):
+    """(B, C, H, W) uint8, or float in 0..1 -> logits (B, outputs). Frozen modules stay in eval mode."""
+
+    def __init__(self, backbone: Backbone, outputs: int):
+        super().__init__()
+        self.spec = backbone.spec
+        self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
+        self.backbone = backbone.net
+        self.head = nn.Linear(backbone.features, outputs)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = image.float() / 255 if image.dtype == torch.uint8 else image
+        return self.head(self.backbone((x - self.mean) / self.std))
+
+    def train(self, mode: bool = True) -> Network:
+        """What does not learn must not move: a module whose parameters are all frozen is put in eval mode,
+        with its BatchNorm statistics, dropout and drop-path."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(p.requires_grad for p in parameters):
+                    module.eval()
+        return self
+
+
+def dry_run(network: Network, name: str) -> None:
+    """One blank image through the network, so that an impossible size is known before the first batch."""
+    spec, training = network.spec, network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            out = network(torch.zeros(1, spec.channels, *spec.size, dtype=torch.uint8))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"{name} cannot take images of {spec.size[0]}x{spec.size[1]} pixels: {error}\n"
+            "Set model.image_size to a size that it can take (for a transformer, a multiple of its patch)."
+        ) from error
+    assert out.ndim == 2 and math.isfinite(out.sum().item()), "the head must give one row of finite logits per image"
+    network.train(training)
+
+
+def save_model(network: Network, folder: Path, facts: dict[str, Any]) -> None:
+    """weights.safetensors + model.json: all that predict needs. `facts` are plain data: build, classes, versions."""
+    folder.mkdir(exist_ok=True)
+    weights, spec = folder / "weights.safetensors", asdict(network.spec)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(state, weights.with_suffix(".tmp"), metadata={"input_spec": json.dumps(spec), "format": "pt"})
+    weights.with_suffix(".tmp").replace(weights)
+    said = {**facts, "outputs": network.head.out_features, "input": spec, "sha256": sha256(weights)}
+    (folder / "model.tmp").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "model.tmp").replace(folder / "model.json")
+
+
+def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
+    """Rebuilds a saved network, in eval mode, from its folder alone, and what model.json says of it."""
+    if not (folder / "model.json").is_file():
+        raise ConfigError(
+            f"{folder} holds no model (no model.json).\nName the folder of a run whose stage `select` is done."
+        )
+    facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    found = sha256(folder / "weights.safetensors")
+    if found != facts["sha256"]:
+        raise ConfigError(
+            f"{folder}/weights.safetensors is not the file that model.json describes: "
+            f"sha256 {found[:12]}… instead of {facts['sha256'][:12]}….\nCopy the whole model/ folder again."
+        )
+    build = dict(facts["build"])
+    backbone = _builder(build.pop("_target_"))(**build)
+    network = Network(replace(backbone, spec=spec_from_dict(facts["input"])), facts["outputs"])
+    network.load_state_dict(read_state(folder / "weights.safetensors"))
+    return network.eval(), facts
+
+
+def _builder(target: str) -> Callable[..., Backbone]:
+    """The function of this room that model.json names. A file from elsewhere must not be able to name any other."""
+    module, _, name = target.rpartition(".")
+    if not module.startswith("src.models.") or not name.isidentifier():
+        raise ConfigError(f"model.json asks for {target}; only functions of src.models may build a network.")
+    build = getattr(importlib.import_module(module), name, None)
+    if getattr(build, "__module__", None) != module:
+        raise ConfigError(f"model.json asks for {target}, which {module} does not define.")
+    return build

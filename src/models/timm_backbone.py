@@ -1,0 +1,135 @@
+"""Any timm network without its classifier, with the facts that its weights state."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import adapt_input_conv, group_parameters
+
+from src.contracts import Backbone, ConfigError, InputSpec
+from src.models.weights import read_spec, shipped
+
+
+def timm_backbone(
+    name: str,
+    pretrained: bool = True,
+    weights: str | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> Backbone:
+    """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
+
+    With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists.
+    """
+    file = weights or (shipped(name) if pretrained else None)
+    architecture = _architecture(name) if file else _known(name)
+    stated = read_spec(file) if file else None
+    channels = in_chans or (stated.channels if stated else 3)
+    options: dict = {"num_classes": 0, "in_chans": channels, "drop_rate": drop_rate}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    size = (image_size, image_size) if image_size else stated.size if stated else None
+    if size and _fixed_size(architecture):
+        options["img_size"] = size
+    net = _create(architecture, bool(pretrained and not file), options)
+    spec = _spec(net, stated, size, channels)
+    has_groups = hasattr(net, "group_matcher")
+    return Backbone(
+        net=net,
+        features=getattr(net, "head_hidden_size", None) or net.num_features,
+        spec=spec,
+        layers=group_parameters(net, net.group_matcher(coarse=False), reverse=True) if has_groups else {},
+        no_decay=frozenset(net.no_weight_decay()) if hasattr(net, "no_weight_decay") else frozenset(),
+        weights=Path(file) if file else None,
+        convert=lambda state: _convert(state, net, channels),
+    )
+
+
+def _architecture(name: str) -> str:
+    """`resnet18.mine` -> `resnet18`: with weights from a file, the part behind the dot is only a label."""
+    stem = name.partition(".")[0]
+    return _known(name if name in timm.list_pretrained() else stem)
+
+
+def _known(name: str) -> str:
+    if timm.is_model(name):
+        return name
+    near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+    raise ConfigError(
+        f"model.name={name}: timm {timm.__version__} has no such network.\n"
+        f"The nearest of its {len(timm.list_models())}: {', '.join(near) or 'none'}.\n"
+        "Set model.name to one of them; python -c \"import timm; print(timm.list_models('*vit*'))\" lists more."
+    )
+
+
+def _fixed_size(architecture: str) -> bool:
+    """Whether the network is built for one image size (position embeddings, windows) and must be told of another."""
+    cfg = timm.get_pretrained_cfg(architecture)
+    return bool(cfg and cfg.fixed_input_size)
+
+
+def _create(architecture: str, download: bool, options: dict) -> torch.nn.Module:
+    try:
+        return timm.create_model(architecture, pretrained=download, **options)
+    except TypeError as error:  # an option that this architecture does not know
+        raise ConfigError(
+            f"model.name={architecture} was asked for {options}; timm answered: {error}.\n"
+            "Leave out the option that this architecture does not have (for example model.drop_path_rate)."
+        ) from error
+    except (AssertionError, ValueError) as error:
+        raise ConfigError(f"model.name={architecture}: {error}\nSet model.image_size to a size that fits.") from error
+    except (OSError, RuntimeError) as error:
+        if not download:
+            raise
+        raise ConfigError(
+            f"model.pretrained=true: the weights of {architecture} could not be had "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}).\n"
+            "Name a file with model.weights=FILE.safetensors, choose a published tag (timm.list_pretrained()), "
+            "take the network that ships with this template (model.name=test_efficientnet.glyphs), "
+            "or start from random weights with model.pretrained=false."
+        ) from error
+
+
+def _spec(net: torch.nn.Module, stated: InputSpec | None, size: tuple[int, int] | None, channels: int) -> InputSpec:
+    if stated is None:
+        cfg = resolve_data_config({}, model=net)
+        stated = InputSpec(
+            size=tuple(cfg["input_size"][1:]),
+            channels=len(cfg["mean"]),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            interpolation=cfg["interpolation"],
+            crop=float(cfg["crop_pct"]),
+        )
+    return adapt_spec(stated, size or stated.size, channels)
+
+
+def adapt_spec(spec: InputSpec, size: tuple[int, int], channels: int) -> InputSpec:
+    """The spec at another size and channel count; channels the weights never saw get the mean of the known ones."""
+    if channels != len(spec.mean):
+        mean, std = sum(spec.mean) / len(spec.mean), sum(spec.std) / len(spec.std)
+        spec = replace(spec, mean=(mean,) * channels, std=(std,) * channels)
+    return replace(spec, size=size, channels=channels)
+
+
+def _convert(state: dict[str, torch.Tensor], net: torch.nn.Module, channels: int) -> dict[str, torch.Tensor]:
+    """What timm does to a checkpoint: old names, position embeddings at the new size, filters for other channels."""
+    known = net.state_dict()
+    rename = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if rename is not None and any(k not in known or known[k].shape != v.shape for k, v in state.items()):
+        state = dict(rename(state, net))
+    first = (net.pretrained_cfg or {}).get("first_conv") or ()
+    for conv in (first,) if isinstance(first, str) else first:
+        weight = state.get(f"{conv}.weight")
+        if weight is not None and weight.ndim == 4 and weight.shape[1] != channels:
+            state[f"{conv}.weight"] = adapt_input_conv(channels, weight)
+    return state
+

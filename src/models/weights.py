@@ -1,0 +1,127 @@
+"""Weights as files: read safely, fitted to a network by name and shape, or refused with a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from src.contracts import ConfigError, InputSpec
+
+CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.l.", "head.", "head_dist.", "last_linear.")
+
+
+def shipped(name: str) -> Path | None:
+    """The weights of this name that are part of the template."""
+    file = Path(__file__).parent / f"{name}.safetensors"
+    return file if file.is_file() else None
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_spec(file: str | Path) -> InputSpec | None:
+    """The input that the weights were trained on, where a safetensors file says so."""
+    if Path(file).suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(str(file), "pt") as weights:
+            said = (weights.metadata() or {}).get("input_spec")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(file, error) from error
+    return spec_from_dict(json.loads(said)) if said else None
+
+
+def spec_from_dict(said: Mapping[str, Any]) -> InputSpec:
+    """The inverse of dataclasses.asdict through JSON, where tuples have become lists."""
+    return InputSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+
+
+def read_state(file: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file or a plain state dict. Pickled objects are refused, never executed."""
+    path = Path(file)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    for wrapper in ("state_dict", "model", "model_state"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ConfigError(f"model.weights={path}: this is not a state dict (parameter name -> tensor).")
+    return {k.removeprefix("module.").removeprefix("network."): v for k, v in state.items()}
+
+
+def _unreadable(path: str | Path, error: Exception) -> ConfigError:
+    found = str(error).strip().splitlines() or [type(error).__name__]
+    reason = "there is no such file" if not Path(path).exists() else found[0][:200]
+    return ConfigError(
+        f"model.weights={path} cannot be read: {reason}.\n"
+        "It must be a .safetensors file, or a state dict saved by torch.save that loads with weights_only=True."
+    )
+
+
+def load_weights(network: nn.Module, file: Path, convert, rename: bool = True) -> list[str]:
+    """Loads `file` into a Network (`backbone.*`, `head.*`). Only the head may differ, and then stays as it is.
+
+    Returns what was decided, one sentence each. Raises ConfigError with a table of everything else that differs.
+    """
+    state = read_state(file)
+    if rename and not any(k.startswith("backbone.") for k in state):
+        state = _from_classifier(state, network)
+    body = convert({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    state = {f"backbone.{k}": v for k, v in body.items()} | {k: v for k, v in state.items() if k.startswith("head.")}
+    own = network.state_dict()
+    head = [k for k in own if k.startswith("head.")]
+    fits = all(k in state and state[k].shape == own[k].shape for k in head)
+    kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
+    _refuse_differences(own, kept, head if not fits else [], file)
+    network.load_state_dict(kept, strict=fits)
+    return [f"weights: {file} ({len(kept)} tensors)", *([] if fits else [_head_note(state, own, head)])]
+
+
+def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+    """timm's names -> ours: the classifier, wherever the architecture keeps it, becomes `head`."""
+    known = {k.removeprefix("backbone.") for k in network.state_dict()}
+    named: dict[str, torch.Tensor] = {}
+    for k, v in state.items():
+        prefix = next((p for p in CLASSIFIERS if k.startswith(p) and k[len(p) :] in ("weight", "bias")), None)
+        if k in known or prefix is None:
+            named[f"backbone.{k}"] = v
+        elif prefix != "head_dist.":
+            named[f"head.{k[len(prefix) :]}"] = v
+    return named
+
+
+def _head_note(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], head: list[str]) -> str:
+    wanted = {k: tuple(own[k].shape) for k in head}
+    found = {k: tuple(state[k].shape) for k in head if k in state}
+    return f"head: re-initialised, the weights have {found or 'none'} and this task needs {wanted}"
+
+
+def _refuse_differences(own: Mapping, found: Mapping, allowed: list[str], file: Path) -> None:
+    missing = [k for k in own if k not in found and k not in allowed]
+    unexpected = [k for k in found if k not in own]
+    shapes = [k for k in found if k in own and found[k].shape != own[k].shape]
+    if not (missing or unexpected or shapes):
+        return
+    rows = [f"  missing     {k}  {tuple(own[k].shape)}" for k in missing[:8]]
+    rows += [f"  unexpected  {k}  {tuple(found[k].shape)}" for k in unexpected[:8]]
+    rows += [f"  shape       {k}  file {tuple(found[k].shape)}, network {tuple(own[k].shape)}" for k in shapes[:8]]
+    raise ConfigError(
+        f"model.weights={file} does not fit the network: "
+        f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shapes)} of another shape.\n"
+        + "\n".join(rows)
+        + "\nSet model.name (and model.image_size, model.in_chans) to what these weights were trained with."
+    )

@@ -1,0 +1,46 @@
+"""Learning-rate schedules as pure functions of progress: the factor at update `step` of `total`.
+
+`progress` runs from 0 (after the warm-up) to 1 (the end); every schedule but `constant` ends at zero, so nothing is
+wasted on steps that are still large when the run stops (Defazio et al. 2023, arXiv:2310.07831).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear(progress: float) -> float:
+    return 1 - progress
+
+
+def polynomial(progress: float, power: float = 2.0) -> float:
+    return (1 - progress) ** power
+
+
+def warmup_stable_decay(progress: float, decay: float = 0.2) -> float:
+    """Constant, then 1 - sqrt to zero over the last part `decay` (Hägele et al. 2024, arXiv:2405.18392, eq. 1)."""
+    return 1.0 if progress < 1 - decay else 1 - math.sqrt((progress - 1 + decay) / decay)
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+class Schedule:
+    """factor(step) for torch's LambdaLR: linear warm-up over the first part `warmup` of `total` updates, then
+    `shape`. Closed form, so a resumed run needs nothing but the step."""
+
+    def __init__(self, shape: Callable[[float], float], total: int, warmup: float = 0.05):
+        self.shape, self.total = shape, total
+        self.warm = min(math.ceil(warmup * total), total - 1) if warmup else 0
+
+    def __call__(self, step: int) -> float:
+        if step < self.warm:
+            return (step + 1) / (self.warm + 1)
+        return self.shape(min((step - self.warm) / max(self.total - self.warm, 1), 1.0))

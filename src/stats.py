@@ -1,0 +1,31 @@
+"""Statistics of a finite test set: how far a mean may be from what more images would give."""
+
+from __future__ import annotations
+
+import torch
+
+from src import rng
+
+
+def bootstrap(scores: torch.Tensor, seed: int = 0, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean of `scores` (N,) over `draws` resamples with replacement (Efron 1979).
+
+    Where all scores are equal (100 % right) resampling cannot vary, so the Wilson interval (1927) of a proportion is
+    given instead: 60 of 60 right is not certainty.
+    """
+    n = len(scores)
+    if bool((scores == scores[0]).all()) and float(scores[0]) in (0.0, 1.0):
+        return _wilson(float(scores[0]), n)
+    generator = torch.Generator().manual_seed(rng.key(seed, "bootstrap"))
+    means = torch.empty(draws, dtype=torch.float64)
+    values = scores.double()
+    for i in range(draws):
+        means[i] = values[torch.randint(n, (n,), generator=generator)].mean()
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    centre, spread = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
+    return max((centre - spread) / (1 + z * z / n), 0.0), min((centre + spread) / (1 + z * z / n), 1.0)

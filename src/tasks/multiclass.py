@@ -1,0 +1,79 @@
+"""One class per image: accuracy chooses the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+)
+
+from src.contracts import Task
+
+
+class Mean(Metric):
+    """The mean over all images of score(logits (B, C), target (B,)) -> (B,); exact on any number of ranks."""
+
+    full_state_update = False
+
+    def __init__(self, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.score = score
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
+        self.total += self.score(logits, target).double().sum()
+        self.count += len(target)
+
+    def compute(self) -> torch.Tensor:
+        return (self.total / self.count).float()
+
+
+def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (logits.argmax(1) == target).float()
+
+
+def nll(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.float(), target, reduction="none")
+
+
+def brier(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Brier 1950, summed over classes: 0 best, 2 worst."""
+    return (logits.float().softmax(1) - one_hot(target, logits.shape[1])).square().sum(1)
+
+
+def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
+    n = len(classes)
+
+    def metrics() -> MetricCollection:
+        # logits go in, so nothing here may be rounded first; the calibration error uses 15 bins as Guo et al. 2017
+        return MetricCollection(
+            {
+                "acc": MulticlassAccuracy(n, average="micro", validate_args=False),
+                "balanced_acc": MulticlassAccuracy(n, average="macro", validate_args=False),
+                "f1_macro": MulticlassF1Score(n, average="macro", validate_args=False),
+                "auroc": MulticlassAUROC(n, thresholds=200, validate_args=False),
+                "ece": MulticlassCalibrationError(n, n_bins=15, validate_args=False),
+                "nll": Mean(nll),
+                "brier": Mean(brier),
+            },
+            compute_groups=False,
+        )
+
+    def decode(logits: torch.Tensor) -> list[dict[str, Any]]:
+        p = logits.float().softmax(1)
+        rows = zip(p.argmax(1).tolist(), p.tolist(), strict=True)
+        return [
+            {"prediction": classes[best]} | {f"prob/{c}": v for c, v in zip(classes, row, strict=True)}
+            for best, row in rows
+        ]
+
+    return Task(outputs=n, monitor=monitor, mode=mode, metrics=metrics, scores=right, decode=decode)

@@ -1,0 +1,51 @@
+"""Which process this is among those of one run, also before torch.distributed exists; and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def rank() -> int:
+    """0 for the process that writes. Lightning's launcher sets LOCAL_RANK, torchrun RANK, srun SLURM_PROCID."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
+
+
+def share(name: str, value: str | None = None, seconds: float = 300.0) -> str | None:
+    """Rank 0 gives `value`, the other ranks get it, before any process group exists.
+
+    Lightning's launcher starts the other ranks from rank 0, so the environment carries it; under torchrun they are
+    started together and its store carries it. None: no rank 0 has said anything (this process is alone).
+    """
+    variable = f"FINETUNE_{name.upper()}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _through_store(f"{variable}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", value, seconds)
+    if value is not None:
+        os.environ[variable] = value
+    return os.environ.get(variable)
+
+
+def _through_store(key: str, value: str | None, seconds: float) -> str:
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore
+
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(*where, is_master=False, timeout=timedelta(seconds=seconds))
+    if value is not None:
+        store.set(key, value)
+    return store.get(key).decode()
+
+
+def gather(mine: Any) -> list[Any]:
+    """What every rank holds, in the order of ranks, on every rank."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
