@@ -1,0 +1,29 @@
+"""Stops the run on a NaN or infinite loss, before it reaches the weights, and names the images of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+
+from src.checkpoint import NonFinite
+
+
+class NonFiniteGuard(Callback):
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
+        self.index = batch["index"]
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        train = trainer.datamodule.source.splits["train"]
+        images = ", ".join(train.paths[i] for i in self.index[:4].tolist())
+        rates = sorted({g["lr"] for g in trainer.optimizers[0].param_groups})
+        raise NonFinite(
+            f"The loss is {float(loss)} in epoch {trainer.current_epoch}, step {trainer.global_step} "
+            f"(learning rate {rates[-1]:.3g}).\nThe update was not made; the last good checkpoint is kept.\n"
+            f"The batch has {len(self.index)} images: {images}, …\n"
+            "Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look with debug=anomaly."
+        )

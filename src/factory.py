@@ -1,0 +1,85 @@
+"""A yaml node -> the object it names. Only this project's rooms and a short list of names from libraries may be called:
+a config that came with a run folder or a checkpoint must not be able to run anything else."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from src.contracts import ConfigError
+
+ROOMS = ("src.callbacks.", "src.data.", "src.finetune.", "src.losses.", "src.models.", "src.tasks.")
+ALLOWED = frozenset(
+    """
+    src.history.History
+    src.schedulers.Schedule src.schedulers.cosine src.schedulers.linear src.schedulers.polynomial
+    src.schedulers.warmup_stable_decay src.schedulers.constant
+    datetime.timedelta
+    torch.optim.AdamW torch.optim.Adam torch.optim.SGD torch.optim.NAdam torch.optim.RAdam torch.optim.RMSprop
+    torch.optim.Adagrad timm.optim.create_optimizer_v2
+    torchvision.transforms.v2.TrivialAugmentWide torchvision.transforms.v2.RandAugment
+    torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix
+    pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy
+    pytorch_lightning.callbacks.ModelCheckpoint pytorch_lightning.callbacks.EarlyStopping
+    pytorch_lightning.callbacks.LearningRateMonitor pytorch_lightning.callbacks.Timer
+    pytorch_lightning.callbacks.DeviceStatsMonitor pytorch_lightning.callbacks.RichModelSummary
+    pytorch_lightning.loggers.TensorBoardLogger pytorch_lightning.loggers.WandbLogger
+    pytorch_lightning.loggers.MLFlowLogger
+    """.split()
+)
+
+
+def allowed(target: Any) -> bool:
+    return isinstance(target, str) and (target in ALLOWED or (target.startswith(ROOMS) and ".__" not in target))
+
+
+def targets(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (dotted key, target) of a config."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield where, node["_target_"]
+        for key, value in node.items():
+            yield from targets(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{where}.{i}")
+
+
+def make(node: Any, **more: Any) -> Any:
+    """Builds a node and, first, the nodes inside it. `_partial_: true` gives a callable that waits for the rest."""
+    if isinstance(node, list | tuple):
+        return [make(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    words = {key: make(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in node:
+        return words | more
+    called = _resolve(node["_target_"])
+    if node.get("_partial_"):
+        return functools.partial(called, **words, **more)
+    try:
+        return called(**words, **more)
+    except (TypeError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"{node['_target_']} was given {', '.join(words) or 'nothing'} and answered: {error}.\n"
+            "Look at its yaml: the keys there are its arguments."
+        ) from error
+
+
+def _resolve(target: str) -> Any:
+    if not allowed(target):
+        raise ConfigError(
+            f"The config names {target}; only what is in {', '.join(r + '*' for r in ROOMS)} and a short list in "
+            "src/factory.py may be called.\nIf you trust this name and need it, add it to ALLOWED there."
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"The config names {target}, which cannot be imported: {error}.") from error
+    # a room may import a dangerous function; naming it through the room must not work either
+    if target not in ALLOWED and getattr(found, "__module__", None) != module:
+        raise ConfigError(f"The config names {target}, but that is not defined in {module}.")
+    return found

@@ -1,0 +1,110 @@
+"""The only LightningModule: one step for all splits, keyed randomness, closed-form schedule. Final: compose, not inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from src import rng, world
+from src.contracts import Task
+
+Batch = dict[str, torch.Tensor]
+
+
+@final
+class Module(pl.LightningModule):
+    """Trains `network` on `task`.
+
+    loss: (logits, batch) -> scalar. groups: network -> optimizer groups, and freezes the rest. optimizer: groups ->
+    Optimizer. schedule: total updates -> (update -> factor on each group's learning rate).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        loss: nn.Module,
+        groups: Callable[[nn.Module], list[dict[str, Any]]],
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        schedule: Callable[..., Callable[[int], float]],
+        seed: int,
+    ):
+        super().__init__()
+        self.network, self.task, self.loss, self.seed = network, task, loss, seed
+        self.groups = groups(network)
+        self.optimizer, self.schedule = optimizer, schedule
+        self.val_metrics = task.metrics().clone(prefix="val/")
+        self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.groups)
+        factor = self.schedule(total=int(self.trainer.estimated_stepping_batches))
+        # behind a lambda, since LambdaLR would put the attributes of a callable object into the checkpoint
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, lambda step: factor(step)), "interval": "step"}]
+
+    def on_train_start(self) -> None:
+        self.network.train()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout and drop-path depend on (seed, epoch, batch, rank), not on what was drawn before."""
+        rng.seed(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(self.network(batch["image"]), batch)
+        images = len(batch["image"])
+        self.train_loss["sum"] += loss.detach() * images
+        self.train_loss["images"] += images
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+            self._record({"train/loss_step": float(loss.detach())})
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        totals = torch.tensor([float(self.train_loss["sum"]), self.train_loss["images"]], dtype=torch.float32)
+        total, images = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").tolist()
+        self.train_loss = {"sum": 0.0, "images": 0.0}
+        found = {"train/loss": total / max(images, 1)}
+        self.log_dict(found, logger=False, sync_dist=True)
+        self._record(found)
+
+    def _record(self, found: dict[str, float]) -> None:
+        """To the loggers at once. Through `self.log` they would get it after the checkpoint of the same step was
+        written, and a run killed in between would lose it."""
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **found}, step=self.global_step)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        valid = batch["valid"]
+        self.val_metrics.update(self.network(batch["image"])[valid].float(), batch["target"][valid])
+
+    def on_validation_epoch_end(self) -> None:
+        found = self.val_metrics.compute()
+        self.val_metrics.reset()
+        self.log_dict(found, logger=False, sync_dist=True)  # equal on all ranks already; the flag spares a warning
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._record({k: float(v) for k, v in found.items()})
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        valid = batch["valid"]
+        logits = self.network(batch["image"])[valid].float()
+        return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": batch["target"][valid].cpu()}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip."""
+        if not gradient_clip_val:
+            return
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_loss = dict(checkpoint["train_loss"][self.global_rank])

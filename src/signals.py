@@ -1,0 +1,53 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C: outside a fit they end the run at once, inside it at the next step, after a save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+class Stopped(BaseException):
+    """The run was told to stop. `code` is the exit code: 130 for Ctrl-C, 143 for a preemption."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+class _Watch:
+    deferred = False  # a fit is under way and asks `wanted` after each step
+    wanted = 0  # the exit code, once a signal has come
+
+
+_watch = _Watch()
+
+
+def install(grace: float = 60.0) -> None:
+    """Takes over the signals. A second signal, or `grace` seconds without a step, ends the process without a save."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        code = CODES[signal.Signals(number)]
+        if not _watch.deferred or _watch.wanted:
+            raise Stopped(code)
+        _watch.wanted = code
+        print(f"\n{signal.Signals(number).name}: saving after this step; once more ends at once.", file=sys.stderr)
+        timer = threading.Timer(grace, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+
+    for number in CODES:
+        signal.signal(number, handle)
+
+
+def defer(on: bool) -> None:
+    _watch.deferred, _watch.wanted = on, 0
+
+
+def wanted() -> int:
+    """The exit code with which the run is to stop, 0 while it is to go on."""
+    return _watch.wanted
