@@ -77,3 +77,19 @@ class Task:
     metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
     scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # -> (N,), whose mean is the monitored metric
     decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage is given: factories, since later stages need several networks and trainers."""
+
+    cfg: Mapping[str, Any]
+    home: Any  # RunFolder
+    source: Source
+    task: Task
+    network: Callable[[], Any]  # () -> the Network at its starting weights
+    module: Callable[[Any], Any]  # Network -> the LightningModule
+    trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that predicts
+    loaders: Any  # Loaders, the LightningDataModule
+    facts: Mapping[str, Any]  # plain data for model.json: what rebuilds the network, classes, resize, versions
+    leader: bool  # this rank writes

@@ -63,12 +63,15 @@ class Module(pl.LightningModule):
             self._record({"train/loss_step": float(loss.detach())})
         return loss
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """The mean loss of the epoch, before its validation, so that both are there when the epoch ends."""
+        if not self.trainer.is_last_batch:
+            return
         totals = torch.tensor([float(self.train_loss["sum"]), self.train_loss["images"]], dtype=torch.float32)
         total, images = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").tolist()
         self.train_loss = {"sum": 0.0, "images": 0.0}
         found = {"train/loss": total / max(images, 1)}
-        self.log_dict(found, logger=False, sync_dist=True)
+        self.log_dict(found, logger=False, on_step=True, on_epoch=False)
         self._record(found)
 
     def _record(self, found: dict[str, float]) -> None:

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import pickle
 import random
 import unicodedata
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -92,8 +94,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert read(tmp_path / "a.png", 1)[0].numpy().tolist() == upright.tolist()
+    for name in ("a.png", "a.tif", "a.webp"):
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif, lossless=True)
+        assert read(tmp_path / name, 1)[0].numpy().tolist() == upright.tolist(), name
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -187,6 +190,15 @@ def test_an_unfit_npy_array_is_refused_with_what_it_is(tmp_path, array, words):
     assert words in reason(tmp_path / "a.npy")
 
 
+def test_a_pickle_named_npy_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Trap()))
+    assert "pickled" in reason(tmp_path / "a.npy") and not (tmp_path / "sprung").exists()
+
+
 def test_a_picture_cannot_give_five_channels(tmp_path):
     assert ".npy" in reason(picture(tmp_path / "a.png"), 5)
 
@@ -197,7 +209,7 @@ def test_a_truncated_file_of_any_format_is_refused_by_read_and_probe(tmp_path, n
     if name == "a.npy":
         np.save(tmp_path / name, noise)
     else:
-        Image.fromarray(noise).save(tmp_path / name, **({"progressive": True} if name == "p.jpg" else {}))
+        Image.fromarray(noise).save(tmp_path / name, progressive=name == "p.jpg")
     data = (tmp_path / name).read_bytes()
     probe(tmp_path / name, 3)
     for part in (0.3, 0.6, 0.95):
@@ -225,7 +237,10 @@ def test_a_wrong_extension_does_not_matter_but_a_decompression_bomb_does(tmp_pat
     np.save(tmp_path / "a.npy", np.zeros((20, 20, 3), np.uint8))
     for limit in (300, 100):  # Pillow warns in the first case, raises in the second
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        assert "scale it down" in reason(tmp_path / "a.jpg") and "scale it down" in reason(tmp_path / "a.npy")
+        for action in ("error", "ignore"):
+            with warnings.catch_warnings():
+                warnings.simplefilter(action)
+                assert "scale it down" in reason(tmp_path / "a.jpg") and "scale it down" in reason(tmp_path / "a.npy")
 
 
 # splits
@@ -240,6 +255,7 @@ def test_a_stratified_split_gives_each_class_its_part():
     assert [count["c", name] for name in ("train", "val", "test")] == [1, 1, 1]
     assert [count["d", name] for name in ("train", "val", "test")] == [1, 1, 0]
     assert [count["e", name] for name in ("train", "val", "test")] == [1, 0, 0]
+    assert sorted(stratified("aaa", {"val": 0.6, "test": 0.3}, seed=0)) == ["test", "train", "val"]
 
 
 def test_a_split_is_a_function_of_its_seed_and_leaves_global_randomness_alone():
@@ -398,7 +414,7 @@ def test_a_table_is_read_with_any_separator_and_a_byte_order_mark(tmp_path, deli
     rows = [["img/ü, 1.png", "a; b"], *([f"img/{i}.png", ("a; b", "c")[i % 2]] for i in range(9))]
     source = table(tmp_path, write_table(tmp_path, rows, delimiter=delimiter, encoding=encoding))
     assert source.classes == ("a; b", "c") and labels(source)["img/ü, 1.png"] == "a; b" and len(labels(source)) == 10
-    assert set(source.splits) == {"train", "val", "test"}
+    assert set(source.splits) == {"train", "val", "test"} and "Left out" not in "".join(source.notes)
     assert table(tmp_path, tmp_path / "t.csv") == source
 
 
@@ -537,6 +553,17 @@ def test_skip_leaves_bad_images_out_and_says_so(source, tmp_path):
         scan(source, 3, "error", tmp_path / "cache")
 
 
+def test_an_error_is_never_taken_from_the_cache(source, tmp_path, monkeypatch):
+    def away(path, channels):
+        raise DataError(f"{path}: the network is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.data.scan.probe", lambda path, _: away(path, _) if path.name == "2.png" else None)
+        assert splits(scan(source, 3, "skip", tmp_path / "cache")) == {"train": 4, "val": 4}
+    assert scan(source, 3, "error", tmp_path / "cache") == source
+    assert scan(source, 3, "skip", tmp_path / "cache") == source
+
+
 def test_skip_refuses_to_empty_a_class_or_a_split(source, tmp_path):
     for i in range(3):
         cut(source.root / f"train/a/{i}.png")
@@ -600,7 +627,7 @@ def test_the_fingerprint_changes_with_anything_that_matters_and_nothing_else(sou
     train, val = source.splits["train"], source.splits["val"]
     others = [
         replace(source, classes=("a", "c")),
-        replace(source, splits={"train": train, "test": val}),
+        replace(source, splits={"train": train, "validation": val}),
         replace(source, splits={"train": replace(train, targets=train.targets[::-1]), "val": val}),
         replace(source, splits={"train": replace(train, paths=train.paths[::-1]), "val": val}),
     ]

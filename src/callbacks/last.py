@@ -66,7 +66,7 @@ class Last(Checkpoint):
         return stop, bool(due)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file, weights_only=False)
         self.saved, self.due = time.monotonic(), False
 
     def _leave(self, stop: int) -> None:

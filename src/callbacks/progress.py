@@ -30,10 +30,7 @@ class Lines(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = self.shown = time.monotonic()
         self.first = trainer.global_step
-        self.images, self.training = 0, 0.0
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
-        self.began = time.monotonic()
+        self.images = 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs: Any, batch: Any, batch_idx: int) -> None:
         now = time.monotonic()

@@ -23,7 +23,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone: Backbone, outputs: int):
         super().__init__()
-        self.spec = backbone.spec
+        self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net

@@ -1,0 +1,105 @@
+"""Predicts with a finished run: python -m src.predict RUN_DIR IMAGE|DIR|TABLE.csv [--out FILE]. No Hydra, no Lightning."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from src import folder
+from src.contracts import ConfigError, DataError
+from src.data.images import EXTENSIONS, read
+from src.data.transforms import evaluation
+from src.models.network import Network, load_model
+
+
+def images(where: str) -> list[Path]:
+    """The files that are meant: one image, all images below a folder, or the `path` column of a table."""
+    path = Path(where)
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p, path))
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        if rows and "path" not in rows[0]:
+            raise DataError(f"{path} has the columns {', '.join(rows[0])}; it needs one called path.")
+        found = [path.parent / row["path"] for row in rows]
+    else:
+        found = [path]
+    if not found:
+        raise DataError(f"{where} holds no image ({' '.join(sorted(EXTENSIONS))}).\nName a file, a folder or a table.")
+    return found
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+
+
+def probabilities(
+    network: Network, paths: Iterable[Path], resize: str, batch_size: int, bad: list[str]
+) -> Iterator[tuple[Path, torch.Tensor]]:
+    """(path, probabilities (classes,)) of each readable image; the others are described in `bad`."""
+    view = evaluation(network.spec, resize)
+    waiting: list[tuple[Path, torch.Tensor]] = []
+
+    def flush() -> Iterator[tuple[Path, torch.Tensor]]:
+        batch = torch.stack([image for _, image in waiting]).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            found = network(batch.to(network.mean.device)).float().softmax(1).cpu()
+        yield from zip([path for path, _ in waiting], found, strict=True)
+
+    for path in paths:
+        try:
+            waiting.append((path, view(read(path, network.spec.channels))))
+        except DataError as error:
+            bad.append(str(error))
+            continue
+        if len(waiting) == batch_size:
+            yield from flush()
+            waiting.clear()
+    if waiting:
+        yield from flush()
+
+
+def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
+    """Writes path, prediction, prob/<class>… and returns the exit code: 3 if some images could not be read."""
+    network, facts = load_model(Path(run_dir) / "model")
+    network.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)
+    classes, paths, bad = facts["classes"], images(where), list[str]()
+    part = Path(out).with_name(f".{Path(out).name}.tmp")
+    with part.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "prediction", *(f"prob/{c}" for c in classes)])
+        shown = []
+        for path, p in probabilities(network, paths, facts["resize"], batch_size, bad):
+            writer.writerow([path, classes[int(p.argmax())], *p.tolist()])
+            shown.append(f"{path}  {classes[int(p.argmax())]}  {float(p.max()):.3f}")
+    part.replace(out)
+    folder.sync(Path(out).absolute().parent)
+    print("\n".join(shown[:10] + ([f"… and {len(shown) - 10} more"] if len(shown) > 10 else [])))
+    print(f"{len(shown)} predictions in {out}")
+    if bad:
+        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
+    return 3 if bad else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.predict", description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder whose stage `select` is done")
+    parser.add_argument("images", metavar="IMAGES", help="an image, a folder, or a table with a column `path`")
+    parser.add_argument("--out", default="predictions.csv", help="where the table goes (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    words = parser.parse_args()
+    try:
+        return predict(words.run_dir, words.images, words.out, words.batch_size)
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What is said on the screen before the first batch and after the last stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from src.contracts import InputSpec, Source
+from src.folder import RunFolder
+
+
+def cards(
+    home: RunFolder, source: Source, network: Any, spec: InputSpec, notes: list[str], module: Any, cfg: dict[str, Any]
+) -> None:
+    """The run folder, the data, the network, and everything that was decided for the user."""
+    parts = [f"{name} {len(split)}" for name, split in source.splits.items()]
+    counts = Counter(source.splits["train"].targets)
+    few, many = min(counts.values()), max(counts.values())
+    total = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for g in module.groups for p in g["params"])
+    rates = sorted({g["lr"] for g in module.groups})
+    print(f"run      {home.path}")
+    print(f"data     {source.root}: {', '.join(parts)} images, {len(source.classes)} classes, {few}–{many} a class in train")
+    print(
+        f"network  {cfg['model'].get('name', cfg['model']['_target_'])}: {total / 1e6:.2f} M parameters, "
+        f"{trained / 1e6:.2f} M trained at {rates[0]:.2g}{f' … {rates[-1]:.2g}' if len(rates) > 1 else ''}; "
+        f"input {spec.channels}×{spec.size[0]}×{spec.size[1]}, {spec.interpolation}, {cfg['data']['resize']} {spec.crop}"
+    )
+    for note in (*source.notes, *notes):
+        print(f"         {note}")
+    print(flush=True)
+
+
+def last_screen(home: RunFolder) -> None:
+    """The result with its interval, and what to type next."""
+    metrics, state = home.metrics(), home.state()
+    intervals = [k.removesuffix("/low") for k in metrics if k.endswith("/low")]
+    print()
+    for name in intervals:
+        print(
+            f"{name}  {100 * metrics[name]:.2f} %  "
+            f"(95 % interval {100 * metrics[f'{name}/low']:.2f} – {100 * metrics[f'{name}/high']:.2f})"
+        )
+    if not intervals:
+        print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith("val/")))
+    spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
+    print(f"run folder  {home.path}\nseconds     {spent}\n")
+    print(f"look      .venv/bin/tensorboard --logdir {home.path / 'tensorboard'}")
+    print(f"predict   .venv/bin/python -m src.predict {home.path} IMAGES")
+    print(f"resume    .venv/bin/python train.py resume={home.path}", flush=True)

@@ -1,0 +1,196 @@
+"""Which run folder this is: a new one, or one to go on with; and what may differ between the two halves of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src import checkpoint, folder, hardware, world
+from src.contracts import ConfigError, DataError
+
+# What a resumed run may change: it does not touch the result.
+FREE = ("resume", "run_dir", "data.num_workers", "data.timeout", "callbacks.progress", "callbacks.last", "paths")
+SECRET = ("token", "secret", "password", "api_key", "apikey")
+
+
+def open_home(cfg: DictConfig) -> folder.RunFolder:
+    """The run folder, the same on all ranks; new ones are made by rank 0."""
+    if world.rank() != 0:
+        path = world.share("run_dir")
+        if path is None:
+            raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is.")
+        return folder.RunFolder(Path(path))
+    path = _choose(cfg)
+    world.share("run_dir", str(path))
+    return folder.RunFolder(path)
+
+
+def _choose(cfg: DictConfig) -> Path:
+    logs = Path(cfg.paths.logs).absolute()
+    if cfg.resume == "auto":
+        found = unfinished(logs / cfg.name)
+        print(f"resume=auto: {found or f'no unfinished run in {logs / cfg.name}; a new one starts'}")
+        return found or folder.create(logs, cfg.name)
+    if cfg.resume:
+        path = Path(cfg.resume).absolute()
+        if not (path / "config.yaml").is_file():
+            newest = unfinished(logs / cfg.name)
+            raise ConfigError(
+                f"resume={cfg.resume}: that is no run folder (no config.yaml).\n"
+                f"The newest unfinished run of {logs / cfg.name} is {newest or 'none'}. "
+                "Set resume to a folder that a run printed, or resume=auto."
+            )
+        return path
+    return Path(cfg.run_dir).absolute() if cfg.run_dir else folder.create(logs, cfg.name)
+
+
+def unfinished(runs: Path) -> Path | None:
+    """The newest run folder here that has a config and is not finished."""
+    folders = sorted((p.parent for p in runs.glob("*/config.yaml")), key=lambda p: p.name, reverse=True)
+    return next((p for p in folders if folder.RunFolder(p).state().get("state") != "finished"), None)
+
+
+def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
+    """Writes config.yaml for a new run; for a resumed one reads it, and refuses words that would change the result."""
+    if home.config.is_file():
+        saved = OmegaConf.load(home.config)
+        assert isinstance(saved, DictConfig)
+        _refuse_differences(cfg, saved, home)
+        _take(cfg, saved, FREE)
+        home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
+        if home.state().get("state") != "finished":
+            home.update(state="running")
+        return _plain(saved)
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    cfg.run_dir, cfg.resume = str(home.path), None
+    words = _plain(cfg)
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))
+    home.update(
+        state="running", started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), done=[], overrides=typed(), seed=words["seed"],
+        versions=versions(), git=_git(), hardware=hardware.describe(), process=os.getpid(),
+    )
+    return words
+
+
+def read(home: folder.RunFolder, seconds: float = 300) -> dict[str, Any]:
+    """What rank 0 decided, as soon as it is there."""
+    end = time.monotonic() + seconds
+    while not home.config.is_file():
+        if time.monotonic() > end:
+            raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
+        time.sleep(0.1)
+    saved = OmegaConf.load(home.config)
+    assert isinstance(saved, DictConfig)
+    return _plain(saved)
+
+
+@contextmanager
+def follow(home: folder.RunFolder) -> Iterator[folder.RunFolder]:
+    """The ranks that do not write take no lock."""
+    yield home
+
+
+def typed() -> list[str]:
+    """The words of this command line, as Hydra understood them."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+    rows = []
+    for word in typed():
+        key = word.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
+        if key.startswith(FREE) or key.startswith("hydra"):
+            continue
+        asked, was = OmegaConf.select(cfg, key), OmegaConf.select(saved, key)
+        rows += list(_leaves(key, _container(asked), _container(was)))
+    if rows:
+        lines = [f"  {key}: {was!r} in the run, {asked!r} asked" for key, asked, was in rows[:20]]
+        raise ConfigError(
+            f"resume={home.path} goes on with exactly the run that is there, and these words would change it:\n"
+            + "\n".join(lines)
+            + "\nLeave them out to resume; or start a new run from its weights with init_from="
+            + str(home.path)
+            + f".\nFree to change: {', '.join(FREE[2:])}."
+        )
+
+
+def _container(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def _leaves(key: str, asked: Any, was: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(asked, dict) and isinstance(was, dict):
+        for name in {**asked, **was}:
+            yield from _leaves(f"{key}.{name}", asked.get(name), was.get(name))
+    elif asked != was and not (isinstance(asked, str) and "${" in asked):
+        yield key, asked, was
+
+
+def _take(cfg: DictConfig, saved: DictConfig, keys: tuple[str, ...]) -> None:
+    said = [word.split("=", 1)[0] for word in typed()]
+    for key in said:
+        if key.startswith(keys) and key not in ("resume", "run_dir"):
+            OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
+
+
+def same_data(home: folder.RunFolder, found: str) -> None:
+    """The data of a run are those that it began with: paths, labels, sizes, classes, splits."""
+    was = home.state().get("data")
+    if was is None and world.rank() == 0:
+        home.update(data=found)
+    elif was not in (None, found):
+        raise DataError(
+            f"resume={home.path}: the data are not those that the run began with "
+            f"(fingerprint {found[:12]}… instead of {was[:12]}…): files, labels or the split have changed.\n"
+            f"Put the data back, or start a new run from its weights with init_from={home.path}."
+        )
+
+
+def step(home: folder.RunFolder) -> int:
+    """The update at which the run goes on; 0 for a new one."""
+    last = home.path / "checkpoints" / "last.ckpt"
+    if not (last.exists() or checkpoint.previous(last).exists()):
+        return 0
+    return int(checkpoint.load(last)["global_step"])
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _git() -> dict[str, Any]:
+    def ask(*words: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD") or None, "changed": ask("status", "--porcelain").splitlines()[:50]}
+    except OSError:
+        return {"commit": None, "changed": []}
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(found, dict)
+    return {str(k): v for k, v in found.items()}
+
+
+def _masked(node: Any, name: str = "") -> Any:
+    if isinstance(node, dict):
+        return {k: _masked(v, str(k)) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_masked(v) for v in node]
+    return "***" if isinstance(node, str) and any(s in name.lower() for s in SECRET) else node

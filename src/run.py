@@ -1,0 +1,181 @@
+"""THE ROAD: decide what is run, build it, go through the stages. A reader meets everything in the order it happens."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from src import folder, report_card, resume, rng, signals, world
+from src.checkpoint import AtomicCheckpointIO
+from src.contracts import ConfigError, DataError, Run
+from src.data.loader import Loaders
+from src.data.scan import fingerprint, scan
+from src.factory import make
+from src.finetune.policy import groups
+from src.hardware import refuse_impossible
+from src.models.network import Network, dry_run
+from src.models.weights import load_weights
+from src.module import Module
+from src.stages.fit import fit
+from src.stages.report import report
+from src.stages.select import select
+from src.stages.test import test
+
+STAGES = {stage.__name__: stage for stage in (fit, select, test, report)}
+
+
+def job(cfg: DictConfig) -> int:
+    """One run, from the door: the exit code. Faults are told in a paragraph; DEBUG=1 shows the traceback."""
+    home: folder.RunFolder | None = None
+    code, state = 1, "failed"
+    quiet()
+    try:
+        signals.install()
+        home = resume.open_home(cfg)
+        run(cfg, home)
+        return 0
+    except (ConfigError, DataError) as error:
+        code = 2 if isinstance(error, ConfigError) else 3
+        _tell(error)
+    except signals.Stopped as stop:
+        code, state = stop.code, "preempted"
+        if home and world.rank() == 0:
+            print(f"\nStopped. To go on: python train.py resume={home.path}", file=sys.stderr)
+    except Exception as error:
+        _tell(error)
+    if home and world.rank() == 0 and home.state().get("state") == "running":
+        home.update(state=state)
+    return code
+
+
+def quiet() -> None:
+    """Lightning's notes about devices and paid services, and what torch 2.14 says of Lightning 2.6's own code."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+
+
+def _tell(error: Exception) -> None:
+    if os.environ.get("DEBUG"):
+        traceback.print_exc()
+    name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
+    hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
+    print(f"\n{name}{error}{hint}", file=sys.stderr)
+
+
+def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
+    leader = world.rank() == 0
+    with home.lock() if leader else resume.follow(home):
+        words = resume.decide(cfg, home) if leader else resume.read(home)
+        if leader and home.state().get("state") == "finished":
+            print(f"{home.path} is finished: nothing to do.")
+            report_card.last_screen(home)
+            return home.metrics()
+        r = build(words, home)
+        for name in words["stages"]:
+            home.once(STAGES[name], r, r.leader)
+        if leader:
+            home.update(state="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+            report_card.last_screen(home)
+        return home.metrics()
+
+
+def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
+    """Everything that can be wrong is wrong here, before the first batch."""
+    refuse_impossible(cfg)
+    source = make(cfg["data"]["source"])
+    task = make(cfg["task"])(classes=source.classes)
+    network = partial(start, cfg, task.outputs)
+    first, notes = network()
+    spec, data = first.spec, cfg["data"]
+    source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
+    resume.same_data(home, fingerprint(source))
+    loaders = Loaders(
+        source,
+        spec,
+        cfg["seed"],
+        make(cfg["augment"]),
+        **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize")},
+    )
+    leader = world.rank() == 0
+    module = partial(compose, cfg, task)
+    if leader:
+        report_card.cards(home, source, first, spec, notes, module(first), cfg)
+    return Run(
+        cfg=cfg,
+        home=home,
+        source=source,
+        task=task,
+        network=lambda: network()[0],
+        module=module,
+        trainer=partial(trainer, cfg, home),
+        loaders=loaders,
+        facts=facts(cfg, source, spec, task),
+        leader=leader,
+    )
+
+
+def start(cfg: dict[str, Any], outputs: int) -> tuple[Network, list[str]]:
+    """The network at its starting weights, and what was decided about them."""
+    rng.seed(cfg["seed"], "weights")
+    backbone = make(cfg["model"])
+    network = Network(backbone, outputs)
+    dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
+    if cfg["init_from"]:
+        file = Path(cfg["init_from"]) / "model" / "weights.safetensors"
+        return network, load_weights(network, file, backbone.convert)
+    if backbone.weights:
+        return network, load_weights(network, backbone.weights, backbone.convert)
+    origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
+    return network, [f"weights: {origin}; the head is new"]
+
+
+def compose(cfg: dict[str, Any], task: Any, network: Network) -> Module:
+    optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
+    lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
+    chosen = partial(groups, policy, layers=network.layers, no_decay=network.no_decay, lr=lr, weight_decay=decay)
+    return Module(network, task, make(cfg["loss"]), chosen, optimizer, make(cfg["scheduler"]), cfg["seed"])
+
+
+def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
+    """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
+    words = copy.deepcopy(cfg["trainer"])
+    limits = {name: words[f"limit_{name}_batches"] for name in ("val", "test")}
+    if split:
+        words |= {"profiler": None, "fast_dev_run": False, "overfit_batches": 0.0, "max_time": None}
+        words |= {"enable_checkpointing": False, "enable_progress_bar": False, "limit_predict_batches": limits[split]}
+        return make(words)(logger=False)
+    resumed = resume.step(home)
+    loggers = copy.deepcopy(cfg["logger"]) or {}
+    if resumed and "tensorboard" in loggers:
+        loggers["tensorboard"]["purge_step"] = resumed + 1
+    callbacks = [make(node) for node in (cfg["callbacks"] or {}).values()]
+    return make(words)(
+        callbacks=callbacks,
+        logger=[make(node) for node in loggers.values()] or False,
+        plugins=[AtomicCheckpointIO()],
+    )
+
+
+def facts(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, Any]:
+    fixed = {"pretrained": False, "weights": None, "image_size": spec.size[0], "in_chans": spec.channels}
+    build = {**cfg["model"], **{k: v for k, v in fixed.items() if k in cfg["model"]}}
+    return {
+        "build": build,
+        "task": cfg["task"]["_target_"],
+        "monitor": task.monitor,
+        "classes": list(source.classes),
+        "resize": cfg["data"]["resize"],
+        "versions": {"torch": torch.__version__, **resume.versions()},
+    }
+

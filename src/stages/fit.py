@@ -1,0 +1,20 @@
+"""Fine-tunes the network; leaves checkpoints/best.ckpt and last.ckpt."""
+
+from __future__ import annotations
+
+import warnings
+
+from src import checkpoint
+from src.contracts import Run
+
+
+def fit(run: Run) -> None:
+    trainer, last = run.trainer(), run.home.path / "checkpoints" / "last.ckpt"
+    resumable = last.exists() or checkpoint.previous(last).exists()
+    with warnings.catch_warnings():
+        # Lightning knows only loaders that store a state; ours are a function of the epoch and need none
+        warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(run.module(run.network()), datamodule=run.loaders, ckpt_path=last if resumable else None)
+    if run.leader:
+        run.home.add_metrics({"fit/epochs": trainer.current_epoch, "fit/updates": trainer.global_step})

@@ -1,0 +1,32 @@
+"""The logits of a network on one split, in the order of its files, on every rank."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from src import world
+from src.contracts import Run
+
+
+def predictions(run: Run, network: torch.nn.Module, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(index (N,), logits (N, outputs), target (N,)); N is the whole split unless its batches are limited."""
+    run.loaders.predicted = split
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        batches = run.trainer(split).predict(run.module(network), datamodule=run.loaders)
+    mine = {k: torch.cat([b[k] for b in batches]) for k in ("index", "logits", "target")}
+    parts = world.gather(mine)
+    index, logits, target = (torch.cat([p[k] for p in parts]) for k in ("index", "logits", "target"))
+    order = index.argsort()
+    return index[order], logits[order], target[order]
+
+
+def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    """All metrics of the task, from all predictions at once: the same numbers on any number of ranks."""
+    metrics = run.task.metrics()
+    for metric in metrics.values():
+        metric.sync_on_compute = False
+    metrics.update(logits, target)
+    return {f"{split}/{name}": float(value) for name, value in metrics.compute().items()}

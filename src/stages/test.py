@@ -1,0 +1,41 @@
+"""Tests the model in model/ once, on images that decided nothing: metrics with intervals, and every prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import torch
+
+from src import folder
+from src.contracts import Run
+from src.models.network import load_model
+from src.stages.predict import measure, predictions
+from src.stats import bootstrap
+
+
+def test(run: Run) -> None:
+    if "test" not in run.source.splits:
+        if run.leader:
+            print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
+        return
+    network, _ = load_model(run.home.path / "model")
+    index, logits, target = predictions(run, network, "test")
+    if not run.leader:
+        return
+    headline = run.task.monitor.removeprefix("val/")
+    low, high = bootstrap(run.task.scores(logits, target), seed=run.cfg["seed"])
+    found = measure(run, "test", logits, target)
+    run.home.add_metrics(found | {f"test/{headline}/low": low, f"test/{headline}/high": high})
+    folder.write(run.home.path / "predictions.csv", table(run, index, logits, target))
+
+
+def table(run: Run, index: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> str:
+    """path, target, prediction, prob/<class>… of every test image."""
+    paths, out = run.source.splits["test"].paths, io.StringIO()
+    rows = run.task.decode(logits)
+    writer = csv.DictWriter(out, ["path", "target", *rows[0]])
+    writer.writeheader()
+    for i, truth, row in zip(index.tolist(), target.tolist(), rows, strict=True):
+        writer.writerow({"path": paths[i], "target": run.source.classes[truth], **row})
+    return out.getvalue()
