@@ -75,8 +75,9 @@ class RunFolder:
             raise unwritable(self.path, error) from error
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                # a record lock, since flock would be inherited by loader workers that outlive a killed run
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
                 stream.seek(0)
                 raise ConfigError(
                     f"The run folder {self.path} is in use by {stream.read().strip() or 'another process'}.\n"

@@ -559,6 +559,9 @@ def test_an_error_is_never_taken_from_the_cache(source, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("src.data.scan.probe", lambda path, _: away(path, _) if path.name == "2.png" else None)
+        with pytest.raises(DataError, match="the network is away"):
+            scan(source, 3, "error", tmp_path / "cache")
+        assert not (tmp_path / "cache").exists()
         assert splits(scan(source, 3, "skip", tmp_path / "cache")) == {"train": 4, "val": 4}
     assert scan(source, 3, "error", tmp_path / "cache") == source
     assert scan(source, 3, "skip", tmp_path / "cache") == source

@@ -6,11 +6,15 @@ import warnings
 
 from src import checkpoint
 from src.contracts import Run
+from src.history import History
 
 
 def fit(run: Run) -> None:
     trainer, last = run.trainer(), run.home.path / "checkpoints" / "last.ckpt"
     resumable = last.exists() or checkpoint.previous(last).exists()
+    for history in trainer.loggers:
+        if isinstance(history, History) and not resumable:
+            history.rewind(0)  # a run that was killed before its first checkpoint begins again
     with warnings.catch_warnings():
         # Lightning knows only loaders that store a state; ours are a function of the epoch and need none
         warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")

@@ -1,0 +1,86 @@
+"""What the tests share: small image folders, and a process that runs train.py without importing torch each time."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)  # the zygote and the tests share two cores
+
+
+@dataclass
+class Zygote:
+    process: subprocess.Popen
+    log: Path
+
+    def run(self, *argv: str, fault: dict | None = None, seed: int = 0) -> int:
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed)."""
+        self.log.write_text("")
+        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    @property
+    def screen(self) -> str:
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.zygote"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:/tmp/stub"},
+    )
+    yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """48 train, 16 val and 24 test images of 20×20 pixels in two classes, told apart by where they are bright."""
+    root = tmp_path_factory.mktemp("shapes")
+    draw = np.random.default_rng(0)
+    for split, n in (("train", 24), ("val", 8), ("test", 12)):
+        for c, name in enumerate(("left", "right")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = draw.integers(0, 120, (20, 20, 3), dtype=np.uint8)
+                pixels[:, 10 * c : 10 * c + 10] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i:02d}.png")
+    return root
+
+
+SMALL = ("model.name=test_efficientnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu")
+
+
+def words(shapes: Path, folder: Path) -> list[str]:
+    """A run on `shapes` that takes a second: 6 updates an epoch, 18 in all, dropout and drop-path on."""
+    return [
+        "data=folder", f"data.root={shapes}", "data.batch_size=8", "data.flip=0", *SMALL, "model.drop_rate=0.2",
+        "model.drop_path_rate=0.1", "trainer.max_epochs=3", f"paths.logs={folder / 'logs'}",
+        f"paths.cache={folder / 'cache'}", "callbacks.last.every_n_train_steps=2", "trainer.log_every_n_steps=1",
+        "logger=[csv]",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def small(shapes, tmp_path) -> list[str]:
+    return words(shapes, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole(zygote, shapes, tmp_path_factory) -> Path:
+    """The folder of a run of `words` that nobody interrupted. Not to be written to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert zygote.run(*words(shapes, folder), f"run_dir={folder / 'run'}") == 0, zygote.screen
+    return folder / "run"

@@ -1,0 +1,133 @@
+"""A run that is killed anywhere ends, when resumed, on the same bit as one that was not."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from src import checkpoint
+from tests.conftest import words
+
+KILLS = [  # every step of an epoch, its ends, validations, saves, the test
+    ("step", 1), ("step", 2), ("step", 5), ("step", 6), ("step", 7), ("step", 11), ("step", 16),
+    ("validation", 1), ("validation", 4), ("save", 0), ("save", 3), ("save", 6), ("predict", 1),
+]  # fmt: skip
+PLACES = [(at, n, 0) for at, n in KILLS] + [(at, n, 2) for at, n in KILLS[2::4]]  # 2: with worker processes
+
+
+def saved(run: Path) -> dict:
+    return checkpoint.load(run / "checkpoints" / "last.ckpt")
+
+
+def updates(run: Path) -> int:
+    """The updates in the newest checkpoint, 0 where there is none."""
+    return saved(run)["global_step"] if list(run.glob("checkpoints/last*.ckpt")) else 0
+
+
+def same(a: Path, b: Path) -> None:
+    """Weights, history, metrics and predictions are equal to the last bit."""
+    first, second = saved(a)["state_dict"], saved(b)["state_dict"]
+    assert first.keys() == second.keys()
+    assert [k for k in first if not torch.equal(first[k], second[k])] == []
+    for name in ("metrics.csv", "metrics.json", "predictions.csv", "model/weights.safetensors"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def state(run: Path) -> str:
+    return json.loads((run / "run.json").read_text())["state"]
+
+
+@pytest.mark.parametrize(("at", "n", "workers"), PLACES)
+def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, at, n, workers):
+    run, fault = tmp_path / "run", {"at": at, "n": n, "number": int(signal.SIGKILL)}
+    start = [*words(shapes, tmp_path), f"run_dir={run}", f"data.num_workers={workers}"]
+    assert zygote.run(*start, fault=fault) == -9, zygote.screen
+    done = updates(run)
+    assert done > 0 or (at, n) in [("step", 1), ("save", 0)]
+    assert zygote.run(f"resume={run}", f"data.num_workers={workers}", seed=99) == 0, zygote.screen
+    assert zygote.screen.count("a training step") == 18 - done  # it went on; starting again would be equal too
+    same(whole, run)
+
+
+@pytest.mark.parametrize("at", ["step", "validation"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(
+    zygote, shapes, whole, tmp_path, at, number, code
+):
+    run = tmp_path / "run"
+    start = [*words(shapes, tmp_path), f"run_dir={run}", "callbacks.last.every_n_train_steps=null"]
+    assert zygote.run(*start, fault={"at": at, "n": 3, "number": int(number)}) == code, zygote.screen
+    assert state(run) == "preempted"
+    assert f"python train.py resume={run}" in zygote.screen
+    assert updates(run) == {"step": 4, "validation": 12}[at]  # after that step; after that validation
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    same(whole, run)
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_its_predecessor(zygote, shapes, whole, tmp_path):
+    run = tmp_path / "run"
+    start = [*words(shapes, tmp_path), f"run_dir={run}"]
+    assert zygote.run(*start, fault={"at": "step", "n": 15, "number": int(signal.SIGKILL)}) == -9
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    assert "last.prev.ckpt" in zygote.screen
+    same(whole, run)
+
+
+def test_resume_auto_takes_the_newest_unfinished_run(zygote, shapes, whole, tmp_path):
+    start = words(shapes, tmp_path)
+    assert zygote.run(*start, fault={"at": "step", "n": 9, "number": int(signal.SIGKILL)}) == -9
+    assert zygote.run(*start, "resume=auto") == 0, zygote.screen
+    (run,) = (tmp_path / "logs" / "default").iterdir()
+    same(whole, run)
+    assert zygote.run(*start, "resume=auto") == 0
+    assert "no unfinished run" in zygote.screen
+    assert len(list((tmp_path / "logs" / "default").iterdir())) == 2
+
+
+def test_two_fits_with_one_seed_give_the_same_bits(zygote, shapes, whole, tmp_path):
+    assert zygote.run(*words(shapes, tmp_path), f"run_dir={tmp_path / 'run'}", seed=7) == 0, zygote.screen
+    same(whole, tmp_path / "run")
+
+
+def test_a_finished_run_has_nothing_left_to_do(zygote, whole):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.ckpt")}
+    assert zygote.run(f"resume={whole}") == 0
+    assert "nothing to do" in zygote.screen and "test/acc" in zygote.screen
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*.ckpt")}
+
+
+@pytest.mark.parametrize(
+    "word", ["data.batch_size=4", "model.name=test_resnet", "optimizer=sgd", "trainer.max_epochs=9", "seed=3"]
+)
+def test_a_resume_that_would_change_the_run_is_refused(zygote, whole, word):
+    assert zygote.run(f"resume={whole}", word) == 2
+    assert word.split("=")[0].split(".")[0] in zygote.screen and "init_from" in zygote.screen
+    assert "in the run" in zygote.screen and "a training step" not in zygote.screen
+
+
+def test_a_resume_on_other_data_is_refused(zygote, shapes, tmp_path):
+    import shutil
+
+    run, own = tmp_path / "run", tmp_path / "images"
+    shutil.copytree(shapes, own)
+    start = [*words(own, tmp_path), f"run_dir={run}"]
+    assert zygote.run(*start, fault={"at": "step", "n": 8, "number": int(signal.SIGKILL)}) == -9
+    next((own / "train" / "left").iterdir()).unlink()
+    assert zygote.run(f"resume={run}") == 3
+    assert "fingerprint" in zygote.screen
+
+
+def test_init_from_takes_the_weights_and_nothing_else(zygote, small, whole, tmp_path):
+    assert zygote.run(*small, f"init_from={whole}", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1") == 0
+    assert zygote.screen.count("a training step") == 6
+    assert "weights.safetensors" in zygote.screen
+
+
+def test_checkpoints_are_plain_data(whole):
+    for file in whole.glob("checkpoints/*.ckpt"):
+        found = torch.load(file, weights_only=True)
+        assert found["state_dict"] and found["loops"] and found["optimizer_states"]
