@@ -18,7 +18,7 @@ ALLOWED = frozenset(
     src.schedulers.warmup_stable_decay src.schedulers.constant
     datetime.timedelta
     torch.optim.AdamW torch.optim.Adam torch.optim.SGD torch.optim.NAdam torch.optim.RAdam torch.optim.RMSprop
-    torch.optim.Adagrad timm.optim.create_optimizer_v2
+    torch.optim.Adagrad src.optimizers.timm_optimizer
     torchvision.transforms.v2.TrivialAugmentWide torchvision.transforms.v2.RandAugment
     torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix
     pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy

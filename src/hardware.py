@@ -47,9 +47,7 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             "emulate it, 40 to 400 times slower than fp32.\nSet trainer.precision=32-true."
         )
     if where == "cpu" and precision.startswith("16"):
-        raise ConfigError(
-            f"trainer.precision={precision}: fp16 is for GPUs.\nSet trainer.precision=32-true on a CPU."
-        )
+        raise ConfigError(f"trainer.precision={precision}: fp16 is for GPUs.\nSet trainer.precision=32-true on a CPU.")
     if precision == "16-mixed" and cfg["optimizer"].get("fused") and words["gradient_clip_val"]:
         raise ConfigError(
             "trainer.precision=16-mixed with optimizer.fused=true and trainer.gradient_clip_val: a fused optimizer "
@@ -60,5 +58,9 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
 
 def describe() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.node(), "cpu": platform.processor() or platform.machine(), "gpus": gpus,
-            "threads": torch.get_num_threads()}
+    return {
+        "machine": platform.node(),
+        "cpu": platform.processor() or platform.machine(),
+        "gpus": gpus,
+        "threads": torch.get_num_threads(),
+    }

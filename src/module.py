@@ -1,4 +1,4 @@
-"""The only LightningModule: one step for all splits, keyed randomness, closed-form schedule. Final: compose, not inherit."""
+"""The only LightningModule, final: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -81,8 +81,9 @@ class Module(pl.LightningModule):
             logger.log_metrics({"epoch": self.current_epoch, **found}, step=self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        valid = batch["valid"]
-        self.val_metrics.update(self.network(batch["image"])[valid].float(), batch["target"][valid])
+        valid, logits = batch["valid"], self.network(batch["image"])
+        if bool(batch["valid"].any()):  # torchmetrics takes no empty update
+            self.val_metrics.update(logits[valid].float(), batch["target"][valid])
 
     def on_validation_epoch_end(self) -> None:
         found = self.val_metrics.compute()

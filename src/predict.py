@@ -1,4 +1,4 @@
-"""Predicts with a finished run: python -m src.predict RUN_DIR IMAGE|DIR|TABLE.csv [--out FILE]. No Hydra, no Lightning."""
+"""Predicts with a finished run, without Hydra or Lightning: python -m src.predict RUN_DIR IMAGE|DIR|TABLE.csv."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ def cards(
     total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for g in module.groups for p in g["params"])
     rates = sorted({g["lr"] for g in module.groups})
+    name, data = cfg["model"].get("name", cfg["model"]["_target_"]), cfg["data"]
+    rate = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} … {rates[-1]:.2g}"
     print(f"run      {home.path}")
-    print(f"data     {source.root}: {', '.join(parts)} images, {len(source.classes)} classes, {few}–{many} a class in train")
-    print(
-        f"network  {cfg['model'].get('name', cfg['model']['_target_'])}: {total / 1e6:.2f} M parameters, "
-        f"{trained / 1e6:.2f} M trained at {rates[0]:.2g}{f' … {rates[-1]:.2g}' if len(rates) > 1 else ''}; "
-        f"input {spec.channels}×{spec.size[0]}×{spec.size[1]}, {spec.interpolation}, {cfg['data']['resize']} {spec.crop}"
-    )
+    print(f"data     {source.root}: {', '.join(parts)} images")
+    print(f"         {len(source.classes)} classes, {few} to {many} training images in each")
+    print(f"network  {name}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, learning rate {rate}")
+    print(f"         input {spec.channels}×{spec.size[0]}×{spec.size[1]}, {data['resize']}, {spec.interpolation}")
     for note in (*source.notes, *notes):
         print(f"         {note}")
     print(flush=True)

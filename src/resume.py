@@ -75,8 +75,15 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     words = _plain(cfg)
     folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))
     home.update(
-        state="running", started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), done=[], overrides=typed(), seed=words["seed"],
-        versions=versions(), git=_git(), hardware=hardware.describe(), process=os.getpid(),
+        state="running",
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        done=[],
+        overrides=typed(),
+        seed=words["seed"],
+        versions=versions(),
+        git=_git(),
+        hardware=hardware.describe(),
+        process=os.getpid(),
     )
     return words
 

@@ -21,12 +21,14 @@ from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, DataError, Run
 from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
+from src.data.table import split_table
 from src.factory import make
 from src.finetune.policy import groups
 from src.hardware import refuse_impossible
 from src.models.network import Network, dry_run
 from src.models.weights import load_weights
 from src.module import Module
+from src.optimizers import tried
 from src.stages.fit import fit
 from src.stages.report import report
 from src.stages.select import select
@@ -109,8 +111,11 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     )
     leader = world.rank() == 0
     module = partial(compose, cfg, task)
+    trial = module(first)
+    tried(trial.optimizer, trial.groups)
     if leader:
-        report_card.cards(home, source, first, spec, notes, module(first), cfg)
+        folder.write(home.path / "split.csv", split_table(source))
+        report_card.cards(home, source, first, spec, notes, trial, cfg)
     return Run(
         cfg=cfg,
         home=home,
@@ -178,4 +183,3 @@ def facts(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
         "resize": cfg["data"]["resize"],
         "versions": {"torch": torch.__version__, **resume.versions()},
     }
-

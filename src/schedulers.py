@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from src.contracts import ConfigError
+
 
 def cosine(progress: float) -> float:
     """Half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
@@ -25,6 +27,8 @@ def polynomial(progress: float, power: float = 2.0) -> float:
 
 def warmup_stable_decay(progress: float, decay: float = 0.2) -> float:
     """Constant, then 1 - sqrt to zero over the last part `decay` (Hägele et al. 2024, arXiv:2405.18392, eq. 1)."""
+    if not 0 < decay <= 1:
+        raise ConfigError(f"scheduler.shape.decay={decay} is the part of all updates that decay: 0 < decay <= 1.")
     return 1.0 if progress < 1 - decay else 1 - math.sqrt((progress - 1 + decay) / decay)
 
 
@@ -37,8 +41,11 @@ class Schedule:
     `shape`. Closed form, so a resumed run needs nothing but the step."""
 
     def __init__(self, shape: Callable[[float], float], total: int, warmup: float = 0.05):
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"scheduler.warmup={warmup} is a part of all {total} updates: 0 <= warmup < 1.")
+        shape(1.0)  # so that it refuses its own arguments now
         self.shape, self.total = shape, total
-        self.warm = min(math.ceil(warmup * total), total - 1) if warmup else 0
+        self.warm = min(math.ceil(warmup * total), total - 1)
 
     def __call__(self, step: int) -> float:
         if step < self.warm:

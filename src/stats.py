@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import torch
 
 from src import rng
@@ -15,7 +17,7 @@ def bootstrap(scores: torch.Tensor, seed: int = 0, draws: int = 2000, level: flo
     """
     n = len(scores)
     if bool((scores == scores[0]).all()) and float(scores[0]) in (0.0, 1.0):
-        return _wilson(float(scores[0]), n)
+        return _wilson(float(scores[0]), n, NormalDist().inv_cdf((1 + level) / 2))
     generator = torch.Generator().manual_seed(rng.key(seed, "bootstrap"))
     means = torch.empty(draws, dtype=torch.float64)
     values = scores.double()
@@ -26,6 +28,6 @@ def bootstrap(scores: torch.Tensor, seed: int = 0, draws: int = 2000, level: flo
     return low, high
 
 
-def _wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
     centre, spread = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
     return max((centre - spread) / (1 + z * z / n), 0.0), min((centre + spread) / (1 + z * z / n), 1.0)

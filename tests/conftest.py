@@ -38,7 +38,11 @@ class Zygote:
 def zygote(tmp_path_factory):
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.zygote"],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:/tmp/stub"},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:/tmp/stub"},
     )
     yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
     process.stdin.close()

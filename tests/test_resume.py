@@ -53,9 +53,7 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
 
 @pytest.mark.parametrize("at", ["step", "validation"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(
-    zygote, shapes, whole, tmp_path, at, number, code
-):
+def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, whole, tmp_path, at, number, code):
     run = tmp_path / "run"
     start = [*words(shapes, tmp_path), f"run_dir={run}", "callbacks.last.every_n_train_steps=null"]
     assert zygote.run(*start, fault={"at": at, "n": 3, "number": int(number)}) == code, zygote.screen

@@ -1,4 +1,4 @@
-"""A process that has imported everything and does nothing but fork: each run below is a real process, ten seconds sooner.
+"""A process that has imported everything and does nothing but fork: each job is a real process, ten seconds sooner.
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log"}, and answers with the exit code of a child that ran it.
 A fault is {"at": place, "n": how often it is passed before, "number": of the signal}.

@@ -24,7 +24,12 @@ class Freeze(Policy):
                 "Use finetune=full or finetune=head."
             )
         if not isinstance(self.until, str):
-            self.frozen = round(float(self.until) * (last + 1)) - 1
+            if not 0 <= self.until <= 1:
+                raise ConfigError(
+                    f"finetune=freeze: until={self.until} is no part of the depth.\n"
+                    "Set finetune.until between 0 (nothing) and 1 (all but the head), or to a module's name."
+                )
+            self.frozen = round(self.until * (last + 1)) - 1
             return
         prefix = f"backbone.{self.until}."
         inside = [p.layer for p in places if f"{p.name}.".startswith(prefix)]

@@ -14,6 +14,10 @@ class LLRD(Policy):
     maxvit_tiny and 0.0075 for resnet50."""
 
     def __init__(self, stem: float = 0.1):
+        if not 0 < stem <= 1:
+            raise ConfigError(
+                f"finetune.stem={stem} is outside 0 < stem <= 1.\nTo hold the first layers still use finetune=freeze."
+            )
         self.stem = stem
 
     def plan(self, places: Collection[Place]) -> None:

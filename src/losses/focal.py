@@ -15,4 +15,5 @@ class Focal(nn.Module):
 
     def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         log_p = logits.log_softmax(1).gather(1, batch["target"][:, None])[:, 0]
-        return -((1 - log_p.exp()) ** self.gamma * log_p).mean()
+        missed = (-log_p.expm1()).clamp_min(1e-8)  # above 0, where the slope of a root (gamma < 1) is infinite
+        return -(missed**self.gamma * log_p).mean()

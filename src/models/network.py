@@ -77,9 +77,10 @@ def save_model(network: Network, folder: Path, facts: dict[str, Any]) -> None:
 
 def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
     """Rebuilds a saved network, in eval mode, from its folder alone, and what model.json says of it."""
-    if not (folder / "model.json").is_file():
+    missing = [name for name in ("model.json", "weights.safetensors") if not (folder / name).is_file()]
+    if missing:
         raise ConfigError(
-            f"{folder} holds no model (no model.json).\nName the folder of a run whose stage `select` is done."
+            f"{folder} holds no model (no {missing[0]}).\nName the folder of a run whose stage `select` is done."
         )
     facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     found = sha256(folder / "weights.safetensors")
@@ -100,7 +101,10 @@ def _builder(target: str) -> Callable[..., Backbone]:
     module, _, name = target.rpartition(".")
     if not module.startswith("src.models.") or not name.isidentifier():
         raise ConfigError(f"model.json asks for {target}; only functions of src.models may build a network.")
-    build = getattr(importlib.import_module(module), name, None)
+    try:
+        build = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        build = None
     if getattr(build, "__module__", None) != module:
-        raise ConfigError(f"model.json asks for {target}, which {module} does not define.")
+        raise ConfigError(f"model.json asks for {target}, which src.models does not define.")
     return build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def timm_backbone(
         features=getattr(net, "head_hidden_size", None) or net.num_features,
         spec=spec,
         layers=group_parameters(net, net.group_matcher(coarse=False), reverse=True) if has_groups else {},
-        no_decay=frozenset(net.no_weight_decay()) if hasattr(net, "no_weight_decay") else frozenset(),
+        no_decay=_no_decay(net),
         weights=Path(file) if file else None,
         convert=lambda state: _convert(state, net, channels),
     )
@@ -93,9 +94,15 @@ def _create(architecture: str, download: bool, options: dict) -> torch.nn.Module
             f"model.pretrained=true: the weights of {architecture} could not be had "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}).\n"
             "Name a file with model.weights=FILE.safetensors, choose a published tag (timm.list_pretrained()), "
-            "take the network that ships with this template (model.name=test_efficientnet.glyphs), "
+            "take the network that ships with this template (model.name=test_byobnet.glyphs), "
             "or start from random weights with model.pretrained=false."
         ) from error
+
+
+def _no_decay(net: torch.nn.Module) -> frozenset[str]:
+    """The names that match what the architecture says, which may be patterns (`pos_embed.*`)."""
+    patterns = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+    return frozenset(n for n, _ in net.named_parameters() if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
 
 def _spec(net: torch.nn.Module, stated: InputSpec | None, size: tuple[int, int] | None, channels: int) -> InputSpec:
@@ -122,14 +129,18 @@ def adapt_spec(spec: InputSpec, size: tuple[int, int], channels: int) -> InputSp
 
 def _convert(state: dict[str, torch.Tensor], net: torch.nn.Module, channels: int) -> dict[str, torch.Tensor]:
     """What timm does to a checkpoint: old names, position embeddings at the new size, filters for other channels."""
-    known = net.state_dict()
+    known, cfg = net.state_dict(), net.pretrained_cfg or {}
+    head = {f"{c.partition('.')[0]}." for c in _names(cfg.get("classifier"))}
+    state = {k: v for k, v in state.items() if k in known or not k.startswith(tuple(head))}
     rename = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if rename is not None and any(k not in known or known[k].shape != v.shape for k, v in state.items()):
         state = dict(rename(state, net))
-    first = (net.pretrained_cfg or {}).get("first_conv") or ()
-    for conv in (first,) if isinstance(first, str) else first:
+    for conv in _names(cfg.get("first_conv")):
         weight = state.get(f"{conv}.weight")
         if weight is not None and weight.ndim == 4 and weight.shape[1] != channels:
             state[f"{conv}.weight"] = adapt_input_conv(channels, weight)
     return state
 
+
+def _names(said: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (said,) if isinstance(said, str) else tuple(said or ())

@@ -15,7 +15,7 @@ from torch import nn
 
 from src.contracts import ConfigError, InputSpec
 
-CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.l.", "head.", "head_dist.", "last_linear.")
+CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.", "head_dist.", "last_linear.")
 
 
 def shipped(name: str) -> Path | None:
@@ -58,7 +58,9 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     for wrapper in ("state_dict", "model", "model_state"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise ConfigError(f"model.weights={path}: this is not a state dict (parameter name -> tensor).")
     return {k.removeprefix("module.").removeprefix("network."): v for k, v in state.items()}
 
@@ -88,19 +90,20 @@ def load_weights(network: nn.Module, file: Path, convert, rename: bool = True) -
     kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
     _refuse_differences(own, kept, head if not fits else [], file)
     network.load_state_dict(kept, strict=fits)
-    return [f"weights: {file} ({len(kept)} tensors)", *([] if fits else [_head_note(state, own, head)])]
+    kept_note = f"head: kept, the weights have {network.head.out_features} outputs too"
+    return [f"weights: {file} ({len(kept)} tensors)", kept_note if fits else _head_note(state, own, head)]
 
 
 def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
     """timm's names -> ours: the classifier, wherever the architecture keeps it, becomes `head`."""
-    known = {k.removeprefix("backbone.") for k in network.state_dict()}
+    known = {k.removeprefix("backbone.") for k in network.state_dict() if k.startswith("backbone.")}
     named: dict[str, torch.Tensor] = {}
     for k, v in state.items():
         prefix = next((p for p in CLASSIFIERS if k.startswith(p) and k[len(p) :] in ("weight", "bias")), None)
         if k in known or prefix is None:
             named[f"backbone.{k}"] = v
         elif prefix != "head_dist.":
-            named[f"head.{k[len(prefix) :]}"] = v
+            named[f"head.{k[len(prefix) :]}"] = v.flatten(1) if v.ndim == 4 else v  # a 1x1 convolution
     return named
 
 

@@ -20,7 +20,9 @@ def report(run: Run) -> None:
     predictions = run.home.path / "predictions.csv"
     if predictions.is_file():
         counts = confusion(predictions, run.source.classes)
-        logger.experiment.add_figure("test/confusion", _picture(counts, run.source.classes), run.home.metrics()["fit/updates"])
+        logger.experiment.add_figure(
+            "test/confusion", _picture(counts, run.source.classes), run.home.metrics()["fit/updates"]
+        )
     logger.finalize("success")
 
 

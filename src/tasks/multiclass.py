@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, one_hot
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassF1Score,
-)
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.contracts import Task
-
-
-class Mean(Metric):
-    """The mean over all images of score(logits (B, C), target (B,)) -> (B,); exact on any number of ranks."""
-
-    full_state_update = False
-
-    def __init__(self, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
-        super().__init__()
-        self.score = score
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
-        self.total += self.score(logits, target).double().sum()
-        self.count += len(target)
-
-    def compute(self) -> torch.Tensor:
-        return (self.total / self.count).float()
+from src.tasks.metrics import AUROC, ECE, BalancedAccuracy, Mean
 
 
 def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -58,10 +34,10 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
         return MetricCollection(
             {
                 "acc": MulticlassAccuracy(n, average="micro", validate_args=False),
-                "balanced_acc": MulticlassAccuracy(n, average="macro", validate_args=False),
+                "balanced_acc": BalancedAccuracy(n),
                 "f1_macro": MulticlassF1Score(n, average="macro", validate_args=False),
-                "auroc": MulticlassAUROC(n, thresholds=200, validate_args=False),
-                "ece": MulticlassCalibrationError(n, n_bins=15, validate_args=False),
+                "auroc": AUROC(n),
+                "ece": ECE(n, n_bins=15, validate_args=False),
                 "nll": Mean(nll),
                 "brier": Mean(brier),
             },

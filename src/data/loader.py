@@ -1,0 +1,164 @@
+"""Batches of images for Lightning: which image comes when is a function of (seed, epoch), so a resumed run repeats it."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from src import rng
+from src.contracts import ConfigError, InputSpec, Source, Split
+from src.data.images import read
+from src.data.transforms import evaluation
+
+Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Images(Dataset):
+    """A list of keys -> a batch {image uint8 (B, C, H, W), target, index, valid}."""
+
+    def __init__(self, root: Path, split: Split, channels: int, view: Transform, random: bool, seed: int):
+        self.root, self.split, self.channels = root, split, channels
+        self.view, self.random, self.seed = view, random, seed
+
+    def __getitem__(self, keys: Sequence[Key]) -> dict[str, torch.Tensor]:
+        index = [i for _, i, _ in keys]
+        images = torch.stack([self._image(epoch, i) for epoch, i, _ in keys])
+        return {
+            "image": images.contiguous(memory_format=torch.channels_last),
+            "target": torch.tensor([self.split.targets[i] for i in index]),
+            "index": torch.tensor(index),
+            "valid": torch.tensor([valid for *_, valid in keys]),
+        }
+
+    def _image(self, epoch: int, index: int) -> torch.Tensor:
+        image = read(self.root / self.split.paths[index], self.channels)
+        if not self.random:
+            return self.view(image)
+        with rng.keyed(self.seed, "augment", epoch, index):
+            return self.view(image)
+
+
+class Shuffled:
+    """Training batches of one rank: every image once an epoch, in batches of almost equal size (they differ by one
+    image at the most, so no epoch ends with a batch too small for BatchNorm and none of the images is dropped)."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int, world: int, epoch: int = 0, start: int = 0):
+        self.n, self.seed, self.rank, self.world = n, seed, rank, world
+        self.batches = math.ceil(n / (batch_size * world)) * world
+        self.epoch, self.start = epoch, start  # `start`: batches of this rank already trained on, in a resumed epoch
+
+    def __len__(self) -> int:
+        return self.batches // self.world
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning; the epoch that a resumed run begins with is already set."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        order = rng.permutation(self.n, self.seed, "order", epoch).tensor_split(self.batches)
+        for batch in order[self.rank :: self.world][self.start :]:
+            yield [(epoch, i, True) for i in batch.tolist()]
+
+
+class InOrder:
+    """Evaluation batches of one rank. Whole batches are dealt out, so that each image meets the same neighbours, and
+    gets the same logits, on any number of ranks; a rank with a batch too few repeats one that does not count."""
+
+    def __init__(self, n: int, batch_size: int, rank: int, world: int):
+        self.batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.world)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        mine = self.batches[self.rank :: self.world]
+        for i in range(len(self)):
+            valid = i < len(mine)
+            yield [(0, j, valid) for j in (mine[i] if valid else self.batches[0])]
+
+
+class Loaders(LightningDataModule):
+    """The loaders of one run. Its state in a checkpoint is one number: the training batches done."""
+
+    def __init__(
+        self,
+        source: Source,
+        spec: InputSpec,
+        seed: int,
+        augment: Callable[[InputSpec], Transform | None],
+        batch_size: int = 32,
+        num_workers: int = 0,
+        timeout: float = 120,
+        resize: str = "crop",
+    ):
+        super().__init__()
+        self.source, self.spec, self.seed = source, spec, seed
+        self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
+        self.view = evaluation(spec, resize)
+        self.augment = augment(spec)
+        self.predicted = "test"  # the split that Trainer.predict sees
+        self.done = {"epoch": 0, "batch": 0}
+        if batch_size > len(source.splits["train"]):
+            raise ConfigError(
+                f"data.batch_size={batch_size} is more than the {len(source.splits['train'])} training images.\n"
+                f"Set data.batch_size to {max(len(source.splits['train']) // 4, 1)} or less."
+            )
+
+    def loader(self, split: str, train: bool = False) -> DataLoader:
+        items, rank, world = self.source.splits[split], 0, 1
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        view = self.augment if train and self.augment is not None else self.view
+        if train:
+            batches = Shuffled(
+                len(items), self.batch_size, self.seed, rank, world, self.done["epoch"], self.done["batch"]
+            )
+        else:
+            batches = InOrder(len(items), self.batch_size, rank, world)
+        dataset = Images(self.source.root, items, self.spec.channels, view, view is self.augment, self.seed)
+        return DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            timeout=self.timeout if self.num_workers else 0,  # 0 would wait for a hung worker for ever
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader("val")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.loader(self.predicted)
+
+    def state_dict(self) -> dict[str, Any]:
+        # `processed`, not `completed`: at the end of a batch, where checkpoints are written, the latter lags by one
+        assert self.trainer is not None
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        epoch, batch = divmod(seen, int(self.trainer.num_training_batches))
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.done = dict(state_dict)
+
+
+def _start_worker(_: int) -> None:
+    """A worker must not act on signals that are meant for the run: it would save, or print, a second time."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,136 @@
+"""Decodes every image once before training, so that a bad file is found now and by name; and identifies a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from src.contracts import ConfigError, DataError, Source, Split
+from src.data.images import probe
+
+
+def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int = 100_000) -> Source:
+    """-> the source, of which all images can be decoded to `channels`; above `limit` images, a random `limit` of them.
+
+    bad_images=error: raises DataError that lists the files that cannot be; skip: leaves them out and says so, but
+    raises where a split or a class of train would be empty. The outcome is kept in the folder `cache`, and taken from
+    there while names, sizes and times of the images stay the same.
+    """
+    if bad_images not in ("error", "skip"):
+        raise ConfigError(f"data.bad_images={bad_images}: is neither error nor skip. Choose one of them.")
+    paths = sorted({path for split in source.splits.values() for path in split.paths})
+    notes = []
+    if len(paths) > limit:
+        notes = [f"Checked {limit:,} of {len(paths):,} images, chosen at random (data.scan_limit)."]
+        paths = sorted(random.Random(0).sample(paths, limit))
+    file = Path(cache) / f"scan-{_key(source.root, paths, channels)}.json"
+    bad = _recall(file)
+    if bad is None or (bad and bad_images == "error"):  # an error is never remembered: the cause may have gone
+        bad = _check(source.root, paths, channels)
+        if not bad or bad_images == "skip":
+            _remember(file, bad)
+    if bad and bad_images == "error":
+        raise DataError(
+            f"{source.root}: {len(bad)} of {len(paths)} images cannot be decoded:\n{_listed(bad, 20)}\n"
+            "Replace or remove them, or set data.bad_images=skip to leave them out."
+        )
+    source = _without(source, bad) if bad else source
+    return replace(source, notes=(*source.notes, *notes))
+
+
+def fingerprint(source: Source) -> str:
+    """-> sha256 of the classes, and of each split's name, paths, targets and file sizes: the identity of a data set."""
+    digest = hashlib.sha256(repr(source.classes).encode())
+    for name in sorted(source.splits):
+        split = source.splits[name]
+        for path, target in zip(split.paths, split.targets, strict=True):
+            size, _ = _stat(source.root, path)
+            digest.update(repr((name, path, target, size)).encode())  # repr also escapes names that are not UTF-8
+    return digest.hexdigest()
+
+
+def _key(root: Path, paths: Iterable[str], channels: int) -> str:
+    digest = hashlib.sha256(f"1 {channels} {os.path.realpath(root)!r}".encode())  # 1: raise it when `probe` changes
+    for path in paths:
+        digest.update(repr((path, *_stat(root, path))).encode())
+    return digest.hexdigest()
+
+
+def _stat(root: Path, path: str) -> tuple[int, int]:
+    """-> bytes, and nanoseconds of the last change; (-1, -1) if there is no such file."""
+    try:
+        status = os.stat(os.path.join(root, path))
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _check(root: Path, paths: list[str], channels: int) -> dict[str, str]:
+    """-> path -> reason, of those that cannot be decoded."""
+
+    def reason(path: str) -> str:
+        try:
+            probe(root / path, channels)
+        except DataError as error:
+            return str(error).removeprefix(f"{root / path}: ")
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the GIL while it decodes
+        return {path: why for path, why in zip(paths, pool.map(reason, paths), strict=True) if why}
+
+
+def _recall(file: Path) -> dict[str, str] | None:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    bad = kept.get("bad") if isinstance(kept, dict) else None
+    return bad if isinstance(bad, dict) else None
+
+
+def _remember(file: Path, bad: dict[str, str]) -> None:
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".scan-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump({"bad": bad}, out)
+            os.replace(temporary, file)
+        except OSError:
+            os.unlink(temporary)
+            raise
+
+
+def _without(source: Source, bad: dict[str, str]) -> Source:
+    splits = {}
+    for name, split in source.splits.items():
+        kept = [(path, target) for path, target in zip(split.paths, split.targets, strict=True) if path not in bad]
+        if not kept:
+            raise DataError(
+                f"data.bad_images=skip: none of the {len(split)} images of {name} can be decoded:\n"
+                f"{_listed({path: bad[path] for path in split.paths}, 5)}\nReplace them."
+            )
+        splits[name] = Split(*(tuple(column) for column in zip(*kept, strict=True)))
+    before, after = Counter(source.splits["train"].targets), set(splits["train"].targets)
+    if lost := [source.classes[target] for target in before if source.classes and target not in after]:
+        raise DataError(
+            f"data.bad_images=skip: no training image of {', '.join(map(repr, lost))} can be decoded:\n"
+            f"{_listed(bad, 5)}\nReplace them, or remove the class."
+        )
+    first = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
+    note = f"Left out {len(bad)} image(s) that cannot be decoded (data.bad_images=skip), such as {first}."
+    return replace(source, splits=splits, notes=(*source.notes, note))
+
+
+def _listed(bad: dict[str, str], most: int) -> str:
+    more = [f"  ... and {len(bad) - most} more"] if len(bad) > most else []
+    return "\n".join([f"  {path}: {why}" for path, why in list(bad.items())[:most]] + more)

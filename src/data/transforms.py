@@ -1,0 +1,79 @@
+"""From a decoded image to what the network is fed: one evaluation view, and random training views. All stay uint8."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from src.contracts import ConfigError, InputSpec
+
+RESIZE = ("crop", "squash", "pad")
+
+
+def evaluation(spec: InputSpec, resize: str = "crop") -> Callable[[torch.Tensor], torch.Tensor]:
+    """uint8 (C, h, w) -> uint8 (C, H, W), without chance: what is validated, tested and predicted on.
+
+    crop: the short side becomes size / spec.crop and the centre is cut out, as the weights were evaluated;
+    squash: both sides are resized, nothing is lost but the aspect ratio; pad: the long side fits, the rest is the mean.
+    """
+    mode, (height, width) = InterpolationMode(spec.interpolation), spec.size
+    fill = [round(255 * m) for m in spec.mean]
+
+    def view(image: torch.Tensor) -> torch.Tensor:
+        h, w = image.shape[-2:]
+        if resize == "squash":
+            return F.resize(image, [height, width], mode, antialias=True)
+        if resize == "crop":
+            scale = max(math.floor(height / spec.crop) / h, math.floor(width / spec.crop) / w)
+            larger = [max(round(h * scale), height), max(round(w * scale), width)]
+            return F.center_crop(F.resize(image, larger, mode, antialias=True), [height, width])
+        scale = min(height / h, width / w)
+        inner = [max(round(h * scale), 1), max(round(w * scale), 1)]
+        top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+        edges = [left, top, width - inner[1] - left, height - inner[0] - top]
+        return F.pad(F.resize(image, inner, mode, antialias=True), edges, fill=fill)
+
+    return view
+
+
+class Augment:
+    """A random view for training: a random crop, resized, perhaps mirrored, then `policy`, one of torchvision's.
+
+    scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop).
+    flip: the probability of mirroring; the data say whether mirrored images keep their label.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        scale: Sequence[float] = (0.4, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        policy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        erase: float = 0.0,
+    ):
+        if policy is not None and spec.channels not in (1, 3):
+            raise ConfigError(
+                f"augment: {type(policy).__name__} changes colours and knows 1 or 3 channels; "
+                f"these images have {spec.channels}.\nUse augment=light or augment=none."
+            )
+        mode = InterpolationMode(spec.interpolation)
+        steps: list[Callable] = [v2.RandomResizedCrop(spec.size, list(scale), list(ratio), mode, antialias=True)]
+        steps += [v2.RandomHorizontalFlip(flip)] if flip else []
+        steps += [policy] if policy is not None else []
+        steps += [v2.RandomErasing(erase, value=[round(255 * m) for m in spec.mean])] if erase else []
+        self.steps = steps
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def no_augment(spec: InputSpec) -> None:
+    """The evaluation view, in training too."""
+    return None

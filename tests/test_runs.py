@@ -1,0 +1,198 @@
+"""Runs as users start them: folders that nobody shares, faults that are told, results that agree with each other."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def rows(file):
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_leaves_what_the_interface_promises(whole):
+    names = {str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()}
+    assert names >= {
+        "config.yaml", "run.json", "metrics.json", "metrics.csv", "predictions.csv", "split.csv",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "model/weights.safetensors", "model/model.json",
+    }  # fmt: skip
+    assert not [n for n in names if n.endswith(".tmp")]
+    state = json.loads((whole / "run.json").read_text())
+    assert state["state"] == "finished"
+    assert state["done"] == ["fit", "select", "test", "report"]
+    assert set(state["seconds"]) == set(state["done"])
+
+
+def test_the_metrics_agree_with_the_predictions(whole):
+    found, metrics = rows(whole / "predictions.csv"), json.loads((whole / "metrics.json").read_text())
+    right = sum(r["target"] == r["prediction"] for r in found) / len(found)
+    assert len(found) == 24
+    assert metrics["test/acc"] == pytest.approx(right)
+    assert metrics["test/acc/low"] <= right <= metrics["test/acc/high"]
+
+
+def test_predict_gives_the_probabilities_of_the_test_without_hydra_or_lightning(whole, shapes, tmp_path):
+    out = tmp_path / "again.csv"
+    code = (
+        "import sys, runpy; sys.argv = ['predict', *sys.argv[1:]]\n"
+        "try: runpy.run_module('src.predict', run_name='__main__')\n"
+        "finally: print([m for m in ('hydra', 'omegaconf', 'pytorch_lightning', 'torchmetrics') if m in sys.modules])"
+    )
+    words = [str(whole), str(shapes / "test"), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("[]")
+    again = {r["path"].split("shapes0/")[-1]: r for r in rows(out)}
+    for row in rows(whole / "predictions.csv"):
+        for name in ("prob/left", "prob/right"):
+            assert float(row[name]) == pytest.approx(float(again[row["path"]][name]), abs=1e-5)
+
+
+def test_predict_lists_bad_files_and_goes_on(zygote, whole, tmp_path, shapes):
+    import shutil
+
+    from src.predict import predict
+
+    shutil.copytree(shapes / "test", tmp_path / "new")
+    (tmp_path / "new" / "left" / "bad.jpg").write_text("<html>not found</html>")
+    assert predict(str(whole), str(tmp_path / "new"), str(tmp_path / "out.csv")) == 3
+    assert len(rows(tmp_path / "out.csv")) == 24
+
+
+def test_eight_runs_started_together_get_eight_folders(tmp_path):
+    code = "from src.folder import create; from pathlib import Path; print(create(Path(r'%s'), 'x'))" % tmp_path
+    many = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in "12345678"]
+    assert len({p.communicate()[0].strip() for p in many}) == 8
+
+
+def test_a_folder_in_use_is_refused(zygote, whole):
+    from src.folder import RunFolder
+
+    with RunFolder(whole).lock():
+        assert zygote.run(f"resume={whole}") == 2
+    assert f"in use by process {os.getpid()}" in zygote.screen
+    assert zygote.run(f"resume={whole}") == 0
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_last_good_checkpoint(zygote, small, tmp_path):
+    run = tmp_path / "run"
+    assert zygote.run(*small, f"run_dir={run}", "optimizer.lr=1e30", "trainer.gradient_clip_val=null") == 1
+    assert re.search(r"(loss is|not finite).*", zygote.screen)
+    assert "optimizer.lr" in zygote.screen and "Traceback" not in zygote.screen
+    assert json.loads((run / "run.json").read_text())["state"] == "failed"
+    from src import checkpoint
+
+    for file in (run / "checkpoints").glob("*.ckpt"):
+        assert all(bool(v.isfinite().all()) for v in checkpoint.load(file)["state_dict"].values() if v.is_floating_point())
+
+
+def test_an_unwritable_log_folder_is_told_before_training(zygote, small, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert zygote.run(*small, f"paths.logs={tmp_path / 'file' / 'logs'}") == 2
+    assert "cannot be written" in zygote.screen and "paths.logs" in zygote.screen
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["model.name=resnet18x", "model.pretrained=false"], 2, "resnet18"),
+        (["data.batch_size=100"], 2, "48 training images"),
+        (["trainer.accelerator=gpu"], 2, "sees no GPU"),
+        (["finetune=freeze", "finetune.until=layer9"], 2, "is no part of this network"),
+        (["optimizer=timm", "optimizer.opt=lamp"], 2, "lamb"),
+        (["model.name=test_vit", "model.image_size=33"], 2, "model.image_size"),
+        (["model.weights=nowhere.safetensors"], 2, "no such file"),
+        (["init_from=nowhere"], 2, "no such file"),
+        (["resume=nowhere"], 2, "no run folder"),
+        (["trainer.precision=16-mixed"], 2, "fp16 is for GPUs"),
+        (["select=best", "trainer.limit_val_batches=0"], 2, "select=last"),
+    ],
+)
+def test_a_mistake_is_told_in_a_paragraph(zygote, small, words, code, told):
+    assert zygote.run(*small, *words) == code, zygote.screen
+    assert told in zygote.screen
+    assert "Traceback" not in zygote.screen
+
+
+def test_data_that_cannot_be_used_exit_with_3(zygote, small, shapes, tmp_path):
+    import shutil
+
+    own = tmp_path / "images"
+    shutil.copytree(shapes, own)
+    bad = own / "train" / "left" / "zz.jpg"
+    bad.write_bytes(b"")
+    words = [w for w in small if not w.startswith("data.root")] + [f"data.root={own}"]
+    assert zygote.run(*words) == 3
+    assert str(bad) in zygote.screen and "data.bad_images=skip" in zygote.screen
+    assert zygote.run(*words, "data.bad_images=skip", "trainer.max_epochs=1") == 0
+    assert zygote.run(*words, f"data.root={tmp_path / 'nowhere'}") == 3
+
+
+def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch):
+    from src import hardware
+    from src.contracts import ConfigError
+
+    cfg = {"trainer": {"accelerator": "cpu", "devices": 1, "precision": "bf16-mixed", "gradient_clip_val": None}}
+    monkeypatch.setattr(hardware, "fast_bf16", lambda: False)
+    with pytest.raises(ConfigError, match="no bf16 arithmetic"):
+        hardware.refuse_impossible(cfg | {"optimizer": {}})
+    monkeypatch.setattr(hardware, "fast_bf16", lambda: True)
+    hardware.refuse_impossible(cfg | {"optimizer": {}})
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in (ROOT / "configs/debug").glob("*.yaml")))
+def test_every_debug_preset_runs(zygote, small, preset, tmp_path):
+    words = [w for w in small if not w.startswith(("trainer.max_epochs", "trainer.log_every"))]
+    assert zygote.run(*words, f"debug={preset}", "logger=[tensorboard,csv]") == 0, zygote.screen
+    if preset == "overfit":
+        losses = [float(r["train/loss"]) for r in rows(next(tmp_path.glob("logs/debug/*/metrics.csv"))) if r["train/loss"]]
+        assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("group", ["loss", "finetune", "optimizer", "scheduler", "augment"])
+def test_every_member_of_a_group_trains(zygote, small, group):
+    for option in sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")):
+        assert zygote.run(*small, f"{group}={option}", "trainer.max_epochs=1", "stages=[fit]") == 0, zygote.screen
+
+
+def test_a_sweep_runs_every_job_and_remembers_the_worst_code(zygote, small, tmp_path):
+    assert zygote.run("-m", *small, "trainer.max_epochs=1", "data.batch_size=8,100,16", "stages=[fit]") == 2
+    assert len(list((tmp_path / "logs" / "default").iterdir())) == 3
+    assert not (ROOT / "multirun").exists() and not (ROOT / "outputs").exists()
+
+
+def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    assert zygote.run(*small, f"run_dir={run}", "logger=[tensorboard]") == 0, zygote.screen
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/acc", "test/acc"} <= set(tags["scalars"])
+    assert set(tags["images"]) == {"train/images", "test/confusion"}
+    assert len(events.Scalars("val/acc")) == 3
+
+
+@pytest.mark.slow
+def test_a_hung_step_does_not_outlive_a_second_signal(tmp_path, small):
+    command = [sys.executable, "train.py", *small, "trainer.max_epochs=1000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGSTOP)  # both signals arrive together, as at a hung step
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
