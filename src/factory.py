@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,18 +49,28 @@ def targets(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def make(node: Any, **more: Any) -> Any:
-    """Builds a node and, first, the nodes inside it. `_partial_: true` gives a callable that waits for the rest."""
+    """Builds a node and, first, the nodes inside it. `_partial_: true` gives a callable that waits for the rest.
+
+    Nothing is built before all names in the node have been allowed.
+    """
+    for _, target in targets(node):
+        _refuse(target)
+    return _build(node, **more)
+
+
+def _build(node: Any, **more: Any) -> Any:
     if isinstance(node, list | tuple):
-        return [make(value) for value in node]
+        return [_build(value) for value in node]
     if not isinstance(node, Mapping):
         return node
-    words = {key: make(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    words = {key: _build(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return words | more
     called = _resolve(node["_target_"])
-    if node.get("_partial_"):
-        return functools.partial(called, **words, **more)
     try:
+        if node.get("_partial_"):
+            _bind(called, words | more)
+            return functools.partial(called, **words, **more)
         return called(**words, **more)
     except (TypeError, ModuleNotFoundError) as error:
         raise ConfigError(
@@ -68,12 +79,24 @@ def make(node: Any, **more: Any) -> Any:
         ) from error
 
 
-def _resolve(target: str) -> Any:
+def _bind(called: Any, words: Mapping[str, Any]) -> None:
+    """Raises TypeError now for an argument that would be refused when the partial is called."""
+    try:
+        signature = inspect.signature(called)
+    except ValueError:  # written in C
+        return
+    signature.bind_partial(**words)
+
+
+def _refuse(target: Any) -> None:
     if not allowed(target):
         raise ConfigError(
             f"The config names {target}; only what is in {', '.join(r + '*' for r in ROOMS)} and a short list in "
             "src/factory.py may be called.\nIf you trust this name and need it, add it to ALLOWED there."
         )
+
+
+def _resolve(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

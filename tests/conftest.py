@@ -47,6 +47,7 @@ def zygote(tmp_path_factory):
     yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
     process.stdin.close()
     process.wait(30)
+    process.stdout.close()
 
 
 @pytest.fixture(scope="session")

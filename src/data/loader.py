@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from src import rng
 from src.contracts import ConfigError, InputSpec, Source, Split
@@ -70,7 +70,15 @@ class Shuffled:
             yield [(epoch, i, True) for i in batch.tolist()]
 
 
-class InOrder:
+class Repeated(Shuffled, SequentialSampler):
+    """The batches of epoch 0 in every epoch. Under trainer.overfit_batches Lightning replaces all other samplers than
+    a SequentialSampler, which here would be one class only."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch stays."""
+
+
+class InOrder(SequentialSampler):
     """Evaluation batches of one rank. Whole batches are dealt out, so that each image meets the same neighbours, and
     gets the same logits, on any number of ranks; a rank with a batch too few repeats one that does not count."""
 
@@ -121,7 +129,8 @@ class Loaders(LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
         view = self.augment if train and self.augment is not None else self.view
         if train:
-            batches = Shuffled(
+            overfit = self.trainer is not None and self.trainer.overfit_batches
+            batches = (Repeated if overfit else Shuffled)(
                 len(items), self.batch_size, self.seed, rank, world, self.done["epoch"], self.done["batch"]
             )
         else:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from src import folder as files
 from src.contracts import Backbone, ConfigError
 from src.models.weights import read_state, sha256, spec_from_dict
 
@@ -63,16 +64,14 @@ def dry_run(network: Network, name: str) -> None:
     network.train(training)
 
 
-def save_model(network: Network, folder: Path, facts: dict[str, Any]) -> None:
+def save_model(network: Network, where: Path, facts: dict[str, Any]) -> None:
     """weights.safetensors + model.json: all that predict needs. `facts` are plain data: build, classes, versions."""
-    folder.mkdir(exist_ok=True)
-    weights, spec = folder / "weights.safetensors", asdict(network.spec)
+    where.mkdir(exist_ok=True)
+    weights, spec = where / "weights.safetensors", asdict(network.spec)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(state, weights.with_suffix(".tmp"), metadata={"input_spec": json.dumps(spec), "format": "pt"})
-    weights.with_suffix(".tmp").replace(weights)
+    files.write(weights, save(state, metadata={"input_spec": json.dumps(spec), "format": "pt"}))
     said = {**facts, "outputs": network.head.out_features, "input": spec, "sha256": sha256(weights)}
-    (folder / "model.tmp").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / "model.tmp").replace(folder / "model.json")
+    files.write(where / "model.json", json.dumps(said, indent=1, ensure_ascii=False))
 
 
 def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:

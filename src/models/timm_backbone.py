@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +32,10 @@ def timm_backbone(
     With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists.
     """
     file = weights or (shipped(name) if pretrained else None)
-    architecture = _architecture(name) if file else _known(name)
+    architecture = _published(name) if pretrained and not file else _architecture(name)
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
-    options: dict = {"num_classes": 0, "in_chans": channels, "drop_rate": drop_rate}
-    if drop_path_rate:
-        options["drop_path_rate"] = drop_path_rate
+    options: dict = {"num_classes": 0, "in_chans": channels, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     size = (image_size, image_size) if image_size else stated.size if stated else None
     if size and _fixed_size(architecture):
         options["img_size"] = size
@@ -55,9 +54,22 @@ def timm_backbone(
 
 
 def _architecture(name: str) -> str:
-    """`resnet18.mine` -> `resnet18`: with weights from a file, the part behind the dot is only a label."""
-    stem = name.partition(".")[0]
-    return _known(name if name in timm.list_pretrained() else stem)
+    """`resnet18.mine` -> `resnet18`: where nothing is downloaded, an unknown tag is only a label."""
+    return name if name in timm.list_pretrained() else _known(name.partition(".")[0])
+
+
+def _published(name: str) -> str:
+    """A name whose weights can be downloaded."""
+    stem, _, tag = _known(name).partition(".")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(stem + ".*")]
+    if tag and tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"model.name={name}: timm {timm.__version__} publishes no weights `{tag}` of {stem}.\n"
+            f"It has: {', '.join(tags) or 'none'}.\n"
+            f"Set model.name={stem}{f'.{near[0]}' if near else ' model.pretrained=false'}, or model.weights=FILE."
+        )
+    return name
 
 
 def _known(name: str) -> str:
@@ -81,6 +93,8 @@ def _create(architecture: str, download: bool, options: dict) -> torch.nn.Module
     try:
         return timm.create_model(architecture, pretrained=download, **options)
     except TypeError as error:  # an option that this architecture does not know
+        if options.get("drop_path_rate") == 0:  # 0 must be said where it is known: timm's own for swin is 0.1
+            return _create(architecture, download, {k: v for k, v in options.items() if k != "drop_path_rate"})
         raise ConfigError(
             f"model.name={architecture} was asked for {options}; timm answered: {error}.\n"
             "Leave out the option that this architecture does not have (for example model.drop_path_rate)."
@@ -134,7 +148,9 @@ def _convert(state: dict[str, torch.Tensor], net: torch.nn.Module, channels: int
     state = {k: v for k, v in state.items() if k in known or not k.startswith(tuple(head))}
     rename = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if rename is not None and any(k not in known or known[k].shape != v.shape for k, v in state.items()):
-        state = dict(rename(state, net))
+        with warnings.catch_warnings():  # what torch says of how timm 1.0.31 resamples the tables of a swin
+            warnings.filterwarnings("ignore", r"torch\.searchsorted\(\)|Using a non-tuple sequence", UserWarning)
+            state = dict(rename(state, net))
     for conv in _names(cfg.get("first_conv")):
         weight = state.get(f"{conv}.weight")
         if weight is not None and weight.ndim == 4 and weight.shape[1] != channels:

@@ -16,7 +16,8 @@ def report(run: Run) -> None:
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
-    logger.log_hyperparams(words, {k: v for k, v in metrics.items() if k.startswith(("test/", "val/"))})
+    final = {k: v for k, v in metrics.items() if k.startswith("test/")}
+    logger.log_hyperparams(words, final, step=int(metrics["fit/updates"]))
     predictions = run.home.path / "predictions.csv"
     if predictions.is_file():
         counts = confusion(predictions, run.source.classes)

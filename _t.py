@@ -1,0 +1,21 @@
+"""The door: python train.py [group=option] [key=value]. What happens behind it is in src/run.py."""
+
+import sys
+
+import hydra
+
+
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(cfg) -> None:
+    from src.run import job  # torch is imported behind the check, and not at all for --help and --cfg
+
+    codes.append(job(cfg))
+
+
+if __name__ == "__main__":
+    codes: list[int] = []
+    pass
+    main()
+    sys.exit(max(codes, default=0))

@@ -1,0 +1,68 @@
+"""Two processes: the same test metrics as one, uneven shards and all, written once; by Lightning's launcher and torchrun."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from src.data.folder import folder
+from src.data.images import read
+from src.data.transforms import evaluation
+from src.models.network import load_model
+from src.tasks.multiclass import multiclass
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def train(how: list[str], words: list[str]) -> str:
+    done = subprocess.run([sys.executable, *how, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=["launcher", "torchrun"])
+def run(request, shapes, tmp_path_factory):
+    from tests.conftest import words
+
+    home = tmp_path_factory.mktemp(request.param)
+    said = [*words(shapes, home), f"run_dir={home / 'run'}", "trainer=ddp", "trainer.devices=2", "data.batch_size=5"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    screen = train([*(torchrun if request.param == "torchrun" else []), "train.py"], said)
+    return home / "run", screen
+
+
+def test_the_test_metrics_are_those_of_one_process(run, shapes):
+    where, _ = run
+    source = folder(shapes)
+    network, facts = load_model(where / "model")
+    view, split = evaluation(network.spec, facts["resize"]), source.splits["test"]
+    images = [view(read(shapes / p, 3)) for p in split.paths]
+    with torch.inference_mode():
+        # the same batches of 5: 24 test images are 5 batches, so one rank has a batch less than the other
+        batches = [torch.stack(images[i : i + 5]) for i in range(0, len(images), 5)]
+        logits = torch.cat([network(b.contiguous(memory_format=torch.channels_last)) for b in batches])
+    metrics = multiclass(source.classes, "val/acc", "max").metrics()
+    metrics.update(logits, torch.tensor(split.targets))
+    found = json.loads((where / "metrics.json").read_text())
+    assert {k: float(v) for k, v in metrics.compute().items()} == {
+        k.removeprefix("test/"): v for k, v in found.items() if k.startswith("test/") and k.count("/") == 1
+    }
+
+
+def test_it_is_written_and_said_once(run):
+    where, screen = run
+    assert screen.count("test/acc") == 1
+    assert len((where / "predictions.csv").read_text().splitlines()) == 25
+    assert json.loads((where / "run.json").read_text())["state"] == "finished"
+    history = (where / "metrics.csv").read_text().splitlines()
+    assert len(history) == len(set(history))

@@ -1,0 +1,143 @@
+"""What schedules and optimizers promise: a pure function of the step, from a warm-up to zero; and steps downhill."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from src.contracts import ConfigError
+from src.factory import make
+from tests.yamls import names, node
+
+TOTALS = [1, 2, 3, 10, 397]
+
+
+def schedule(name: str, total: int, **values):
+    return make(node("scheduler", name, **values))(total=total)
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+@pytest.mark.parametrize("total", TOTALS)
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
+def test_the_factor_rises_to_its_peak_and_falls_to_zero(name, total, warmup):
+    factor = schedule(name, total, warmup=warmup)
+    values = [factor(step) for step in range(total + 3)]
+    assert all(0 <= v <= 1 for v in values) and max(values[:total]) == 1
+    peak = values.index(1)
+    assert values[: peak + 1] == sorted(set(values[: peak + 1]))  # strictly up
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+    assert abs(peak - warmup * total) <= 1 and values[0] > 0
+    assert values[total:] == [1 if name == "constant" else 0] * 3
+    if name != "constant" and total > 300:
+        assert 0 < values[total - 1] < 0.02
+
+
+SHAPES = {  # at a quarter, a half and nine tenths of the way
+    "constant": (1, 1, 1),
+    "cosine": (0.853553, 0.5, 0.024472),
+    "linear": (0.75, 0.5, 0.1),
+    "polynomial": (0.5625, 0.25, 0.01),
+    "warmup_stable_decay": (1, 1, 1 - 0.5**0.5),
+}
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+def test_each_schedule_has_the_shape_of_its_paper(name):
+    factor = schedule(name, 1000, warmup=0.0)
+    assert [factor(step) for step in (250, 500, 900)] == pytest.approx(SHAPES[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+def test_the_factor_depends_on_the_step_alone(name):
+    first, steps = [schedule(name, 50)(step) for step in range(51)], list(range(51))
+    random.Random(0).shuffle(steps)
+    factor = schedule(name, 50)
+    mixed = {step: factor(step) for step in steps + steps}
+    assert [mixed[step] for step in range(51)] == first
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+def test_a_resumed_schedule_goes_on_and_its_state_is_plain_data(name, tmp_path):
+    def begun():
+        optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 1.0)])
+        factor = schedule(name, 20)
+        return optimizer, LambdaLR(optimizer, lambda step: factor(step))  # as src/module.py does
+
+    optimizer, scheduler = begun()
+    rates = []
+    for step in range(20):
+        if step == 7:
+            torch.save({"o": optimizer.state_dict(), "s": scheduler.state_dict()}, tmp_path / "state.pt")
+            saved = torch.load(tmp_path / "state.pt", weights_only=True)
+            optimizer, scheduler = begun()
+            optimizer.load_state_dict(saved["o"])
+            scheduler.load_state_dict(saved["s"])
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    factor = schedule(name, 20)
+    assert rates == [[pytest.approx(0.1 * factor(step)), pytest.approx(factor(step))] for step in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("cosine", {"warmup": 5}), ("cosine", {"warmup": -0.1}), ("linear", {"warmup": 1.0}),
+        ("warmup_stable_decay", {"shape": {"decay": 0}}), ("warmup_stable_decay", {"shape": {"decay": 1.2}}),
+    ],
+)  # fmt: skip
+def test_numbers_outside_their_range_are_refused(name, values):
+    with pytest.raises(ConfigError, match="decay=" if "shape" in values else "warmup="):
+        schedule(name, 100, **values)
+
+
+# optimizers
+
+
+def falls(optimizer, weight, bias) -> bool:
+    """Whether 30 steps on a quadratic lower it."""
+
+    def height():
+        return (weight**2).sum() + (bias**2).sum()
+
+    before = height().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        height().backward()
+        optimizer.step()
+    return height().item() < before
+
+
+def two_groups():
+    torch.manual_seed(0)
+    weight, bias = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(4))
+    return weight, bias, [
+        {"params": [weight], "lr": 0.01, "weight_decay": 0.02},
+        {"params": [bias], "lr": 0.001, "weight_decay": 0.0},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", names("optimizer"))
+def test_each_optimizer_goes_downhill_at_the_rates_of_its_groups(name):
+    weight, bias, groups = two_groups()
+    optimizer = make(node("optimizer", name))(groups)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 0.02), (0.001, 0.0)]
+    assert falls(optimizer, weight, bias)
+
+
+@pytest.mark.parametrize("opt", ["adamw", "adan", "lamb", "lion", "madgrad", "muon", "nadamw", "sgd", "sgdw", "adopt"])
+def test_optimizers_of_timm_go_downhill_at_the_rates_of_their_groups(opt):
+    weight, bias, groups = two_groups()
+    optimizer = make(node("optimizer", "timm", opt=opt))(groups)
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 0.02), (0.001, 0.0)]
+    assert falls(optimizer, weight, bias)
+
+
+@pytest.mark.parametrize("name", names("optimizer"))
+def test_the_rates_and_decays_of_the_yaml_are_numbers(name):
+    found = node("optimizer", name)
+    assert isinstance(found["lr"], float) and isinstance(found["weight_decay"], float) and found["lr"] > 0
