@@ -18,7 +18,7 @@ from src import checkpoint, folder, hardware, world
 from src.contracts import ConfigError, DataError
 
 # What a resumed run may change: it does not touch the result.
-FREE = ("resume", "run_dir", "data.num_workers", "data.timeout", "callbacks.progress", "callbacks.last", "paths")
+FREE = ("resume", "run_dir", "data.num_workers", "data.timeout", "callbacks.progress", "callbacks.last", "paths", "stages")
 SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 
@@ -67,9 +67,10 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_differences(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        if home.state().get("state") != "finished":
+        words = _plain(saved)
+        if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
-        return _plain(saved)
+        return words
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
     cfg.run_dir, cfg.resume = str(home.path), None
     words = _plain(cfg)

@@ -64,6 +64,7 @@ def job(cfg: DictConfig) -> int:
 def quiet() -> None:
     """Lightning's notes about devices and paid services, and what torch 2.14 says of Lightning 2.6's own code."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
 
 
@@ -79,7 +80,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
     leader = world.rank() == 0
     with home.lock() if leader else resume.follow(home):
         words = resume.decide(cfg, home) if leader else resume.read(home)
-        if leader and home.state().get("state") == "finished":
+        if leader and not set(words["stages"]) - set(home.state()["done"]):
             print(f"{home.path} is finished: nothing to do.")
             report_card.last_screen(home)
             return home.metrics()

@@ -24,7 +24,7 @@ DANGEROUS = [  # Hydra 1.3.8's own blocklist lets all of the first group through
 ]  # fmt: skip
 ALIASES = [  # what a room imports is not what it offers
     "src.models.weights.torch.load", "src.models.weights.load_file", "src.models.network.importlib.import_module",
-    "src.models.network.Path", "src.models.timm_backbone.timm.create_model", "src.models.timm_backbone.adapt_input_conv",
+    "src.models.network.Path", "src.models.timm_backbone.timm.create_model", "src.models.timm_backbone.replace",
     "src.callbacks.last.torch.load", "src.callbacks.last.signals.os.kill", "src.data.images.np.load",
     "src.data.images.Path", "src.losses.focal.torch.load", "src.losses.focal.nn.Module", "src.tasks.multiclass.Any",
     "src.finetune.policy.ABC", "src.models.weights.CLASSIFIERS", "src.models.weights.CLASSIFIERS.index",

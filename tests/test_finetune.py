@@ -1,4 +1,4 @@
-"""What the policies promise: every trainable parameter in one group at its own rate, and what is frozen does not move."""
+"""What the policies promise: every trainable parameter in one group at its own rate; what is frozen does not move."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from src.factory import make
 from src.finetune.policy import groups
 from src.models.network import Network
 from src.module import Module
+from tests.nets import SWIN
 from tests.yamls import names, node
 
 FAMILIES = [
-    "test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "swin_tiny_patch4_window7_224",
-    "test_vit",
+    "test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", SWIN, "test_vit",
 ]  # fmt: skip
 LR, DECAY = 0.01, 0.05
 
@@ -83,7 +83,7 @@ def test_each_trainable_parameter_is_in_one_group_and_decays_only_where_it_may(n
 
 
 def test_position_embeddings_and_bias_tables_do_not_decay(network):
-    for name, part in (("test_vit", "pos_embed"), ("swin_tiny_patch4_window7_224", "relative_position_bias_table")):
+    for name, part in (("test_vit", "pos_embed"), (SWIN, "relative_position_bias_table")):
         net = network(name)
         free = {id(p) for g in planned(net, "full") if not g["weight_decay"] for p in g["params"]}
         found = [id(p) in free for n, p in net.named_parameters() if n.endswith(part)]
@@ -150,7 +150,7 @@ def test_llrd_gives_every_group_its_rate_after_a_scheduled_step(network, name, s
 
 UNTIL = {
     "test_resnet": "layer2", "test_efficientnet": "blocks.2", "mobilenetv3_small_050": "blocks.1",
-    "test_convnext": "stages.1", "swin_tiny_patch4_window7_224": "layers.0", "test_vit": "blocks.1",
+    "test_convnext": "stages.1", SWIN: "layers.0", "test_vit": "blocks.1",
 }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_freeze_until_a_part_of_the_depth(network, name):
         assert not layers & open_ and max(layers, default=-1) < min(open_, default=10**9)
         held.append(len(layers) / len(set(net.layers.values())))
     assert held[0] == 0 and held[-1] == 1 and held == sorted(held)
-    assert held[2] == pytest.approx(0.5, abs=0.5 / len(set(net.layers.values())))
+    assert held[2] == pytest.approx(0.5, abs=0.51 / len(set(net.layers.values())))
 
 
 def test_a_stage_that_does_not_exist_is_refused_with_those_that_do(network):
@@ -210,8 +210,8 @@ def test_a_policy_that_trains_nothing_is_refused(network):
         def trains(self, place):
             return False
 
+    net = network("test_vit")
     with pytest.raises(ConfigError, match="nothing to train"):
-        net = network("test_vit")
         groups(Nothing(), net, net.layers, net.no_decay, LR, DECAY)
 
 
@@ -265,5 +265,5 @@ def test_frozen_stages_neither_move_nor_wake_up_in_a_fit_with_validations(networ
             n for n, m in net.named_modules() if n and any(p.requires_grad for p in m.parameters())
         }
     changed = moved(before, net)
-    assert not [k for k in changed if k.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1.", "backbone.layer2."))]
+    assert not [k for k in changed if k.split(".")[1] in ("conv1", "bn1", "layer1", "layer2")]
     assert "backbone.layer3.0.conv1.weight" in changed and "backbone.layer3.0.bn1.running_mean" in changed

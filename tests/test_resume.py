@@ -51,7 +51,7 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
     same(whole, run)
 
 
-@pytest.mark.parametrize("at", ["step", "validation"])
+@pytest.mark.parametrize("at", ["step", "validation", "predict"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, whole, tmp_path, at, number, code):
     run = tmp_path / "run"
@@ -59,7 +59,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, 
     assert zygote.run(*start, fault={"at": at, "n": 3, "number": int(number)}) == code, zygote.screen
     assert state(run) == "preempted"
     assert f"python train.py resume={run}" in zygote.screen
-    assert updates(run) == {"step": 4, "validation": 12}[at]  # after that step; after that validation
+    assert updates(run) == {"step": 4, "validation": 12, "predict": 18}[at]  # after that step; after that validation
     assert zygote.run(f"resume={run}") == 0, zygote.screen
     same(whole, run)
 

@@ -153,9 +153,30 @@ def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch):
 def test_every_debug_preset_runs(zygote, small, preset, tmp_path):
     words = [w for w in small if not w.startswith(("trainer.max_epochs", "trainer.log_every"))]
     assert zygote.run(*words, f"debug={preset}", "logger=[tensorboard,csv]") == 0, zygote.screen
+    if preset == "profile":
+        assert "run_training_batch" in zygote.screen
     if preset == "overfit":
         losses = [float(r["train/loss"]) for r in rows(next(tmp_path.glob("logs/debug/*/metrics.csv"))) if r["train/loss"]]
         assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_table_trains_and_the_split_it_leaves_is_a_table_again(zygote, small, shapes, tmp_path):
+    lines = [f"train/{c}/{i:02d}.png,{c}" for c in ("left", "right") for i in range(24)]
+    (tmp_path / "labels.csv").write_text("path,target\n" + "\n".join(lines))
+    words = [w for w in small if not w.startswith("data=")] + ["data=csv", "trainer.max_epochs=1"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert zygote.run(*words, f"data.table={tmp_path / 'labels.csv'}", f"run_dir={first}") == 0, zygote.screen
+    assert zygote.run(*words, f"data.table={first / 'split.csv'}", f"run_dir={second}") == 0, zygote.screen
+    assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
+
+
+def test_stages_can_follow_later(zygote, small, tmp_path):
+    run = tmp_path / "run"
+    assert zygote.run(*small, f"run_dir={run}", "stages=[fit]", "trainer.max_epochs=1") == 0
+    assert not (run / "model").exists()
+    assert zygote.run(f"resume={run}", "stages=[fit,select,test]") == 0, zygote.screen
+    assert "a training step" not in zygote.screen
+    assert (run / "predictions.csv").is_file()
 
 
 @pytest.mark.parametrize("group", ["loss", "finetune", "optimizer", "scheduler", "augment"])

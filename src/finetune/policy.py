@@ -28,7 +28,7 @@ class Place:
 class Policy(ABC):
     """A way to fine-tune. It never changes its mind during a fit: that keeps resume, schedules and DDP exact."""
 
-    def plan(self, places: Collection[Place]) -> None:  # noqa: B027 (a policy may leave it as it is)
+    def plan(self, places: Collection[Place]) -> None:
         """Called once with all places, so that a policy can refuse a network that it does not fit."""
 
     @abstractmethod

@@ -64,14 +64,19 @@ def dry_run(network: Network, name: str) -> None:
     network.train(training)
 
 
-def save_model(network: Network, where: Path, facts: dict[str, Any]) -> None:
-    """weights.safetensors + model.json: all that predict needs. `facts` are plain data: build, classes, versions."""
+def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
+    """weights.safetensors + model.json: all that predict needs. `facts` are plain data: build, classes, versions.
+
+    Returns the sha256 of the weights.
+    """
     where.mkdir(exist_ok=True)
     weights, spec = where / "weights.safetensors", asdict(network.spec)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     files.write(weights, save(state, metadata={"input_spec": json.dumps(spec), "format": "pt"}))
-    said = {**facts, "outputs": network.head.out_features, "input": spec, "sha256": sha256(weights)}
+    digest = sha256(weights)
+    said = {**facts, "outputs": network.head.out_features, "input": spec, "sha256": digest}
     files.write(where / "model.json", json.dumps(said, indent=1, ensure_ascii=False))
+    return digest
 
 
 def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:

@@ -23,6 +23,6 @@ def select(run: Run) -> None:
     _, logits, target = predictions(run, network, "val")
     if run.leader:
         facts = {**run.facts, "chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}
-        save_model(network, run.home.path / "model", facts)
+        run.home.update(weights=save_model(network, run.home.path / "model", facts))
         run.home.add_metrics(measure(run, "val", logits, target) | {"select/epoch": found["epoch"]})
     world.gather(None)  # the other ranks must not look for the model before it is there
