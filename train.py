@@ -2,9 +2,12 @@
 
 import sys
 
-import hydra
-
 from src import check
+
+if __name__ == "__main__":
+    check.door(sys.argv[1:])  # answers --help and mistakes; the imports below it cost more than that
+
+import hydra
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -16,6 +19,5 @@ def main(cfg) -> None:
 
 if __name__ == "__main__":
     codes: list[int] = []
-    check.door(sys.argv[1:])
     main()
     sys.exit(max(codes, default=0))

@@ -13,7 +13,7 @@ from src.contracts import ConfigError
 
 def timm_optimizer(groups: list[dict[str, Any]], opt: str, lr: float, weight_decay: float, **more: Any):
     """`opt` is any name of timm.optim.list_optimizers(); `more` are that optimizer's own arguments."""
-    names = timm.optim.list_optimizers()
+    names = [str(name) for name in timm.optim.list_optimizers()]
     if opt.lower() not in names:
         near = difflib.get_close_matches(opt.lower(), names, n=5, cutoff=0.4)
         raise ConfigError(

@@ -68,7 +68,7 @@ def probabilities(
 def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
     """Writes path, prediction, prob/<class>… and returns the exit code: 3 if some images could not be read."""
     network, facts = load_model(Path(run_dir) / "model")
-    network.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)
+    network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
     classes, paths, bad = facts["classes"], images(where), list[str]()
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:

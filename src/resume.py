@@ -18,7 +18,10 @@ from src import checkpoint, folder, hardware, world
 from src.contracts import ConfigError, DataError
 
 # What a resumed run may change: it does not touch the result.
-FREE = ("resume", "run_dir", "data.num_workers", "data.timeout", "callbacks.progress", "callbacks.last", "paths", "stages")
+FREE = (
+    *("resume", "run_dir", "data.num_workers", "data.timeout"),
+    *("callbacks.progress", "callbacks.last", "paths", "stages"),
+)
 SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 
@@ -71,7 +74,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    cfg = cfg.copy()
     cfg.run_dir, cfg.resume = str(home.path), None
     words = _plain(cfg)
     folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))

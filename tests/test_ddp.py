@@ -1,4 +1,4 @@
-"""Two processes: the same test metrics as one, uneven shards and all, written once; by Lightning's launcher and torchrun."""
+"""Two processes, by Lightning's launcher and by torchrun: the test metrics of one, uneven shards and all."""
 
 import json
 import socket

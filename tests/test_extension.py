@@ -33,8 +33,8 @@ def mine(cache: str, count: int) -> Source:
     for i in range(count):
         Image.fromarray(np.full((20, 20, 3), 60 + 90 * (i % 2), np.uint8)).save(root / f"{i}.png")
     names = [f"{i}.png" for i in range(count)]
-    cut = {"train": slice(0, count // 2), "val": slice(count // 2, 3 * count // 4), "test": slice(3 * count // 4, count)}
-    splits = {k: Split(tuple(names[s]), tuple(i % 2 for i in range(count)[s])) for k, s in cut.items()}
+    ends = {"train": (0, count // 2), "val": (count // 2, 3 * count // 4), "test": (3 * count // 4, count)}
+    splits = {k: Split(tuple(names[a:b]), tuple(i % 2 for i in range(a, b))) for k, (a, b) in ends.items()}
     return Source(root, ("dark", "bright"), splits)
 ''',
     "configs/data/mine.yaml": (

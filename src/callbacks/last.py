@@ -33,7 +33,8 @@ class Last(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stop, self.due = self._agree(trainer)
-        validates = trainer.is_last_batch or (batch_idx + 1) % trainer.val_check_batch == 0
+        every = trainer.val_check_batch
+        validates = trainer.is_last_batch or (every is not None and (batch_idx + 1) % every == 0)
         halfway = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if (self.due or stop) and not validates and not halfway:
             self._save(trainer)

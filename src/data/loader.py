@@ -1,4 +1,4 @@
-"""Batches of images for Lightning: which image comes when is a function of (seed, epoch), so a resumed run repeats it."""
+"""Batches of images for Lightning: which image comes when is a function of (seed, epoch), so a resume repeats it."""
 
 from __future__ import annotations
 

@@ -22,6 +22,9 @@ from src.models.weights import read_state, sha256, spec_from_dict
 class Network(nn.Module):
     """(B, C, H, W) uint8, or float in 0..1 -> logits (B, outputs). Frozen modules stay in eval mode."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, backbone: Backbone, outputs: int):
         super().__init__()
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
@@ -109,6 +112,6 @@ def _builder(target: str) -> Callable[..., Backbone]:
         build = getattr(importlib.import_module(module), name, None)
     except ImportError:
         build = None
-    if getattr(build, "__module__", None) != module:
+    if build is None or getattr(build, "__module__", None) != module:
         raise ConfigError(f"model.json asks for {target}, which src.models does not define.")
     return build

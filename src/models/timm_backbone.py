@@ -8,6 +8,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -89,7 +90,7 @@ def _fixed_size(architecture: str) -> bool:
     return bool(cfg and cfg.fixed_input_size)
 
 
-def _create(architecture: str, download: bool, options: dict) -> torch.nn.Module:
+def _create(architecture: str, download: bool, options: dict) -> Any:
     try:
         return timm.create_model(architecture, pretrained=download, **options)
     except TypeError as error:  # an option that this architecture does not know
@@ -113,13 +114,13 @@ def _create(architecture: str, download: bool, options: dict) -> torch.nn.Module
         ) from error
 
 
-def _no_decay(net: torch.nn.Module) -> frozenset[str]:
+def _no_decay(net: Any) -> frozenset[str]:
     """The names that match what the architecture says, which may be patterns (`pos_embed.*`)."""
     patterns = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
     return frozenset(n for n, _ in net.named_parameters() if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
 
-def _spec(net: torch.nn.Module, stated: InputSpec | None, size: tuple[int, int] | None, channels: int) -> InputSpec:
+def _spec(net: Any, stated: InputSpec | None, size: tuple[int, int] | None, channels: int) -> InputSpec:
     if stated is None:
         cfg = resolve_data_config({}, model=net)
         stated = InputSpec(
@@ -141,7 +142,7 @@ def adapt_spec(spec: InputSpec, size: tuple[int, int], channels: int) -> InputSp
     return replace(spec, size=size, channels=channels)
 
 
-def _convert(state: dict[str, torch.Tensor], net: torch.nn.Module, channels: int) -> dict[str, torch.Tensor]:
+def _convert(state: dict[str, torch.Tensor], net: Any, channels: int) -> dict[str, torch.Tensor]:
     """What timm does to a checkpoint: old names, position embeddings at the new size, filters for other channels."""
     known, cfg = net.state_dict(), net.pretrained_cfg or {}
     head = {f"{c.partition('.')[0]}." for c in _names(cfg.get("classifier"))}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -21,21 +23,22 @@ def report(run: Run) -> None:
     predictions = run.home.path / "predictions.csv"
     if predictions.is_file():
         counts = confusion(predictions, run.source.classes)
-        logger.experiment.add_figure(
-            "test/confusion", _picture(counts, run.source.classes), run.home.metrics()["fit/updates"]
-        )
+        logger.experiment.add_figure("test/confusion", _picture(counts, run.source.classes), metrics["fit/updates"])
     logger.finalize("success")
 
 
 SETTINGS = ("seed", "model", "finetune", "loss", "optimizer", "scheduler", "augment")
 
 
-def _flat(node: dict, prefix: str = ""):
+def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """TensorBoard's table wants one level: optimizer = AdamW, optimizer/lr = 0.001."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, int | float | str | bool) else str(value)
+            yield from _flat(value, f"{prefix}/{key}".lstrip("/"))
+        elif key == "_target_":
+            yield prefix, value.rpartition(".")[2]
+        elif key != "_partial_":
+            yield f"{prefix}/{key}".lstrip("/"), value if isinstance(value, int | float | str | bool) else str(value)
 
 
 def confusion(predictions: Path, classes: tuple[str, ...]) -> torch.Tensor:

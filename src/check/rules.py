@@ -1,0 +1,232 @@
+"""What values make sense: by the type of the yaml's own value, and by one table of rules for what a type cannot say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from src.check.configs import MISSING, lookup
+from src.factory import allowed
+
+
+@dataclass(frozen=True)
+class Rule:
+    words: str  # it must be …
+    holds: Callable[[Any], bool]
+
+    def __or__(self, other: Rule) -> Rule:
+        return Rule(f"{self.words}, or {other.words}", lambda v: self.holds(v) or other.holds(v))
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _within(range_: str) -> Callable[[float], bool]:
+    """'0 <= x < 1' -> a test."""
+    found = re.fullmatch(r"(?:(\S+) (<=?) )?x(?: (<=?) (\S+))?", range_)
+    assert found, range_
+    low, lower, upper, high = found.groups()
+
+    def test(x: float) -> bool:
+        above = not low or (float(low) < x if lower == "<" else float(low) <= x)
+        return above and (not high or (x < float(high) if upper == "<" else x <= float(high)))
+
+    return test
+
+
+def number(range_: str) -> Rule:
+    return Rule(f"a number, {range_}", lambda v: _real(v) and _within(range_)(v))
+
+
+def whole(range_: str) -> Rule:
+    return Rule(f"a whole number, {range_}", lambda v: _whole(v) and _within(range_)(v))
+
+
+def pair(range_: str, rising: bool = True) -> Rule:
+    def holds(v: Any) -> bool:
+        inside = isinstance(v, list) and len(v) == 2 and all(_real(x) and _within(range_)(x) for x in v)
+        return inside and (not rising or v[0] <= v[1])
+
+    return Rule(f"{'[low,high]' if rising else 'two numbers'}, each {range_}", holds)
+
+
+def one_of(*values: Any, note: str = "") -> Rule:
+    shown = " | ".join(map(said, values))
+    return Rule(shown + note, lambda v: any(v == x and type(v) is type(x) for x in values))
+
+
+def said(value: Any) -> str:
+    """As the user types it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(said, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return "{…}" if isinstance(value, dict) else str(value)
+
+
+NULL = Rule("null", lambda v: v is None)
+TEXT = Rule("text", lambda v: isinstance(v, str) and v != "")
+NODE = Rule("a yaml node with a _target_", lambda v: isinstance(v, dict) and "_target_" in v)
+BOOL = one_of(True, False)
+BATCHES = whole("1 <= x") | number("0 < x <= 1") | NULL
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+
+# Dotted patterns; the first that matches decides. Keys without a rule are held to the type of their yaml value.
+RULES: dict[str, Rule] = {
+    "*_target_": Rule("a name that src/factory.py allows", allowed),
+    "*_partial_": Rule("what the yaml says: the template builds on it", lambda v: False),
+    "name": Rule("a folder's name, or a/b", lambda v: TEXT.holds(v) and v[0] != "/" and ".." not in v.split("/")),
+    "seed": whole("0 <= x"),
+    "recipe": one_of("off", note=", the only recipe so far"),
+    "select": one_of("best", "last"),
+    "run_dir": TEXT | NULL,
+    "resume": Rule("a run folder, or auto", TEXT.holds) | NULL,
+    "init_from": Rule("a run folder", TEXT.holds) | NULL,
+    "data.batch_size": whole("1 <= x"),
+    "data.num_workers": whole("0 <= x"),
+    "data.timeout": number("0 <= x"),
+    "data.scan_limit": whole("1 <= x"),
+    "data.split_seed": whole("0 <= x"),
+    "data.count": whole("1 <= x"),
+    "data.bad_images": one_of("error", "skip"),
+    "data.resize": one_of("crop", "squash", "pad"),
+    "data.flip": number("0 <= x <= 1"),
+    "data.crop_scale": pair("0 < x <= 1"),
+    "data.*_size": number("0 <= x < 1"),
+    "model.name": TEXT,
+    "model.weights": Rule("a file", TEXT.holds) | NULL,
+    "model.image_size": whole("1 <= x") | NULL,
+    "model.in_chans": whole("1 <= x") | NULL,
+    "model.drop*_rate": number("0 <= x < 1"),
+    "finetune.until": TEXT | number("0 <= x <= 1"),
+    "finetune.stem": number("0 < x <= 1"),
+    "loss.label_smoothing": number("0 <= x < 1"),
+    "loss.gamma": number("0 <= x"),
+    "loss.q": number("0 < x <= 1"),
+    "optimizer.lr": number("0 < x"),
+    "optimizer.weight_decay": number("0 <= x"),
+    "optimizer.momentum": number("0 <= x < 1"),
+    "optimizer.betas": pair("0 <= x < 1", rising=False),
+    "optimizer.fused": BOOL | NULL,
+    "scheduler.warmup": number("0 <= x < 1"),
+    "scheduler.shape.power": number("0 < x"),
+    "scheduler.shape.decay": number("0 < x <= 1"),
+    "augment.scale": pair("0 < x <= 1"),
+    "augment.ratio": pair("0 < x"),
+    "augment.flip": number("0 <= x <= 1"),
+    "augment.erase": number("0 <= x <= 1"),
+    "augment.policy": NODE | NULL,
+    "augment.policy.num_ops": whole("0 <= x"),
+    "augment.policy.magnitude": whole("0 <= x <= 30"),
+    "callbacks.last.every_minutes": number("0 < x") | NULL,
+    "callbacks.last.every_n_train_steps": whole("1 <= x") | NULL,
+    "callbacks.image_grid.images": whole("1 <= x"),
+    "callbacks.early_stopping.patience": whole("0 <= x"),
+    "callbacks.progress.every_seconds": number("0 <= x"),
+    "callbacks.progress.bar": one_of("auto", True, False),
+    "callbacks.lr_monitor.logging_interval": one_of("step", "epoch", None),
+    "callbacks.best.save_top_k": whole("-1 <= x"),
+    "*.mode": one_of("min", "max"),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": Rule(
+        "how many (2), which ([0,2]), or auto",
+        lambda v: v in ("auto", -1) or _whole(v) and v > 0 or isinstance(v, list) and v and all(map(_whole, v)),
+    ),
+    "trainer.num_nodes": whole("1 <= x"),
+    "trainer.strategy": TEXT | NODE,
+    "trainer.strategy.timeout.minutes": number("0 < x"),
+    "trainer.precision": one_of(*PRECISIONS, 32, 16, 64),
+    "trainer.max_epochs": whole("1 <= x") | one_of(-1, None, note=" (no limit)"),
+    "trainer.min_epochs": whole("0 <= x") | NULL,
+    "trainer.max_steps": whole("1 <= x") | one_of(-1, note=" (no limit)"),
+    "trainer.min_steps": whole("0 <= x") | NULL,
+    "trainer.max_time": Rule(
+        "DD:HH:MM:SS", lambda v: isinstance(v, str) and re.fullmatch(r"\d\d(:\d\d){3}", v) is not None
+    )
+    | NULL,
+    "trainer.limit_*_batches": BATCHES,
+    "trainer.val_check_interval": BATCHES,
+    "trainer.overfit_batches": whole("0 <= x") | number("0 <= x <= 1"),
+    "trainer.fast_dev_run": BOOL | whole("1 <= x"),
+    "trainer.check_val_every_n_epoch": whole("1 <= x") | NULL,
+    "trainer.num_sanity_val_steps": whole("-1 <= x"),
+    "trainer.log_every_n_steps": whole("1 <= x"),
+    "trainer.accumulate_grad_batches": whole("1 <= x"),
+    "trainer.gradient_clip_val": number("0 <= x") | NULL,
+    "trainer.gradient_clip_algorithm": one_of("norm", "value"),
+    "trainer.deterministic": BOOL | one_of("warn", None),
+    "trainer.benchmark": BOOL | NULL,
+    "trainer.profiler": one_of("simple", "advanced", "pytorch", None),
+    "trainer.reload_dataloaders_every_n_epochs": whole("0 <= x"),
+}
+
+
+def rule(key: str, default: Any) -> Rule:
+    """The rule of a key whose yaml value is `default`."""
+    if key == "stages":
+        return Rule(f"a list of {', '.join(default)}", lambda v: isinstance(v, list) and all(x in default for x in v))
+    for pattern, found in RULES.items():
+        if fnmatchcase(key, pattern):
+            return found
+    return _of_type(default)
+
+
+def _of_type(default: Any) -> Rule:
+    if isinstance(default, bool):
+        return BOOL
+    if isinstance(default, int):
+        return Rule("a whole number", _whole)
+    if isinstance(default, float):
+        return Rule("a number", _real)
+    if isinstance(default, str):
+        return Rule("text (digits as text are quoted twice: 'key=\"7\"')", lambda v: isinstance(v, str))
+    if isinstance(default, list):
+        return _like(default)
+    return Rule("anything", lambda v: True)
+
+
+def _like(default: list[Any]) -> Rule:
+    if default and all(map(_real, default)):
+        n = len(default)
+        return Rule(
+            f"a list of {n} numbers, as {said(default)}", lambda v: _is_list(v) and len(v) == n and all(map(_real, v))
+        )
+    return Rule(f"a list, as {said(default)}", _is_list)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def together(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong between keys that are each right."""
+
+    def of(key: str) -> Any:
+        found = lookup(cfg, key)
+        return None if found is MISSING else found
+
+    val, test = of("data.val_size"), of("data.test_size")
+    if _real(val) and _real(test) and val + test >= 1:
+        yield (
+            f"data.val_size={val} data.test_size={test}\n  Together they leave nothing to train on. "
+            "Set them to parts that add up to less than 1."
+        )
+    if of("resume") and of("init_from"):
+        yield (
+            f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
+            "init_from starts a new run from weights. Leave one out."
+        )
+    if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
+        yield (
+            f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "
+            "Set trainer.max_steps, or trainer.max_epochs to the number of epochs."
+        )
