@@ -61,6 +61,7 @@ class Backbone:
     features: int
     spec: InputSpec
     layers: Mapping[str, int]  # parameter name -> depth, 0 = stem; grouped as layer-wise learning rates need it
+    dropout: float = 0.0  # before the head
     no_decay: frozenset[str] = frozenset()  # parameters that the architecture exempts from weight decay
     weights: Path | None = None  # a file that is to be loaded once the head exists
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = field(default=lambda state: state)

@@ -42,7 +42,7 @@ def zygote(tmp_path_factory):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:/tmp/stub"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
     process.stdin.close()
@@ -65,7 +65,7 @@ def shapes(tmp_path_factory) -> Path:
     return root
 
 
-SMALL = ("model.name=test_efficientnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu")
+SMALL = ("model.name=test_resnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu")
 
 
 def words(shapes: Path, folder: Path) -> list[str]:

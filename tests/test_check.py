@@ -1,7 +1,10 @@
 """Each wrong word is told with what to write instead, all at once, before torch; what is right passes."""
 
+import random
 import re
 import shlex
+import shutil
+import string
 import subprocess
 import sys
 
@@ -40,7 +43,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "++trainer.max_epoch=5": r"adds none.*trainer\.max_epochs=5",
     "+seed=1": "needs no .*Write seed=1",
     "~seed": r"~ leaves out: .*~callbacks\.best",
-    "~logger": r"~ leaves out",
+    "~logger": r"Write 'logger=\[\]'",
     "data@other=digits": "Write data=OPTION",
     "paths=logs": r"paths\.logs, paths\.cache",
     # groups
@@ -113,6 +116,9 @@ BAD = {  # words -> what the answer must say, a regular expression
     "-m data.batch_size=range(0,4)": "1 <= x",
     "-m loss=focal,poly1 loss.gamma=1": "comes with loss=focal",
     "-m optimizer.lr=interval(0,1)": "A,B,C",
+    "-m seed=glob(*)": "with the values to try",
+    "loss=choice(focal)": "add -m",
+    "~callbacks.best=1": "takes no value",
     "-m seed=0,1 trainer=ddp trainer.devices=2": r"for a in seed=0 seed=1; do python train\.py trainer=ddp "
     r"trainer\.devices=2 \"\$a\"; done",
     "-m seed=0,1 trainer.devices=1,2": "for b in",
@@ -164,6 +170,24 @@ def test_presets_are_layered_as_hydra_layers_them():
         assert ours(chosen) == hydras([f"{group}={rules.said(option)}" for group, option in chosen.items()])
 
 
+def test_of_two_presets_the_later_one_chooses_the_group(tmp_path, monkeypatch):
+    shutil.copytree(configs.ROOT, tmp_path / "configs")
+    text = "# @package _global_\ndefaults:\n  - override /augment: trivial\nseed: 1\n"
+    (tmp_path / "configs" / "experiment" / "a.yaml").write_text(text)
+    monkeypatch.setattr(configs, "ROOT", tmp_path / "configs")
+    forget()
+    try:
+        assert ours({"experiment": "a", "debug": "overfit"}) == hydras(["experiment=a", "debug=overfit"])
+        assert ours({"experiment": "a"}) == hydras(["experiment=a"])
+    finally:
+        forget()
+
+
+def forget():
+    for cached in (configs.read, configs.groups, configs.defaults, configs.several, configs.everywhere):
+        cached.cache_clear()
+
+
 def ours(chosen):
     config, presets = configs.compose(chosen)
     for body in presets.values():
@@ -172,13 +196,26 @@ def ours(chosen):
 
 
 def hydras(overrides):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         return OmegaConf.to_container(compose("train", overrides))
 
 
 @pytest.mark.parametrize("command", help.COMMANDS)
 def test_the_commands_of_the_help_are_right(command):
     assert mistakes(shlex.split(command)[2:]) == []
+
+
+VALUES = "5 -1 1e-3 abc true null [1,2] [a] [[1]] {a:1} {} csv a,b range(1,3) glob(*) choice(1,2) nan ${name}"
+
+
+def test_mutilated_words_are_answered_not_crashed_on():
+    draw = random.Random(0)
+    keys = [*configs.groups(), *configs.everywhere()]
+    for _ in range(500):
+        word = list(draw.choice(["", "", "+", "++", "~"]) + draw.choice(keys) + "=" + draw.choice(VALUES.split()))
+        for _ in range(draw.randrange(3)):
+            word[draw.randrange(len(word))] = draw.choice(string.punctuation + "aé ")
+        assert all(isinstance(told, str) and told for told in mistakes(["".join(word), "seed=1"]))
 
 
 def test_all_mistakes_are_told_together_and_once():

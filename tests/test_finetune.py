@@ -267,3 +267,12 @@ def test_frozen_stages_neither_move_nor_wake_up_in_a_fit_with_validations(networ
     changed = moved(before, net)
     assert not [k for k in changed if k.split(".")[1] in ("conv1", "bn1", "layer1", "layer2")]
     assert "backbone.layer3.0.conv1.weight" in changed and "backbone.layer3.0.bn1.running_mean" in changed
+
+
+def test_dropout_before_the_head_is_on_where_only_the_head_trains():
+    network = fresh("test_resnet", drop_rate=0.5)
+    planned(network, "head")
+    network.train()
+    images = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    assert not torch.equal(network(images), network(images))
+    assert not network.backbone.training

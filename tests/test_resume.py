@@ -99,7 +99,7 @@ def test_a_finished_run_has_nothing_left_to_do(zygote, whole):
 
 
 @pytest.mark.parametrize(
-    "word", ["data.batch_size=4", "model.name=test_resnet", "optimizer=sgd", "trainer.max_epochs=9", "seed=3"]
+    "word", ["data.batch_size=4", "model.name=test_efficientnet", "optimizer=sgd", "trainer.max_epochs=9", "seed=3"]
 )
 def test_a_resume_that_would_change_the_run_is_refused(zygote, whole, word):
     assert zygote.run(f"resume={whole}", word) == 2

@@ -190,7 +190,7 @@ def test_every_member_of_a_group_trains(zygote, small, group):
 def test_a_sweep_runs_every_job_and_remembers_the_worst_code(zygote, small, tmp_path):
     assert zygote.run("-m", *small, "trainer.max_epochs=1", "data.batch_size=8,100,16", "stages=[fit]") == 2
     assert len(list((tmp_path / "logs" / "default").iterdir())) == 3
-    assert not (ROOT / "multirun").exists() and not (ROOT / "outputs").exists()
+    assert [p for p in ("multirun", "multirun.yaml", "outputs") if (ROOT / p).exists()] == []
 
 
 def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 
 from src.check import configs, rules
 from src.check.configs import MISSING, listed, lookup
-from src.check.nearest import nearest, no_option
+from src.check.nearest import did_you_mean, no_option
 from src.check.words import PRINTS, SEVERAL, UNCHECKED, Word, parsed, sorted_out
 from src.contracts import ConfigError
 from src.factory import allowed, targets
@@ -51,7 +51,7 @@ def mistakes(argv: Sequence[str]) -> list[str]:
         words += [word] if isinstance(word, Word) and not word.key.startswith(("hydra.", "hydra/")) else []
     several = bool(flags & SEVERAL) or any(t.startswith("hydra.mode=") and "MULTIRUN" in t for t in texts)
     if not several:
-        found += [_not_a_sweep(word) for word in words if len(word.values) > 1]
+        found += [_not_a_sweep(word) for word in words if word.sweep]
     chosen = [word for word in words if word.group]
     found += [fault for word in chosen for fault in _choice(word)]
     chosen = [word for word in chosen if not any(_choice(word))]
@@ -65,7 +65,7 @@ def _not_a_sweep(word: Word) -> str:
     config, _ = configs.compose({})
     wants_list = isinstance(lookup(config, word.key), list) or (word.group and configs.several(word.key))
     both = f" For all of them at once: '{word.key}=[{','.join(word.texts)}]'." if wants_list else ""
-    return f"{word.text}\n  These are {len(word.values)} values. To run one after the other add -m.{both}"
+    return f"{word.text}\n  {len(word.values)} values: to run one after the other add -m.{both}"
 
 
 def _choice(word: Word) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _fault(
     if default is MISSING and lookup(config, key) is MISSING:
         why = f"There is no key {key}"
         added = f", and {sign} adds none: every key is in a yaml" if sign else ""
-        return f"{why}{added}. {nearest(key, text or rules.said(value), plain)}"
+        return f"{why}{added}. {did_you_mean(key, text or rules.said(value), plain)}"
     if sign == "+":
         return f"The key exists, so it needs no +. Write {key}={text}."
     if isinstance(value, str) and "${" in value:
@@ -147,8 +147,8 @@ def _fault(
         if isinstance(default, dict) and not isinstance(value, dict) and rule.words == "anything":
             return f"{key} is no value but a group of keys: {', '.join(f'{key}.{name}' for name in default)}."
         return ""
-    said = configs.comment(key)
-    asked = f"{key} must be {rule.words}" + (f"; the yaml has {rules.said(default)}" if default else "")
+    said, known = configs.comment(key), default is not MISSING and default not in (None, "")
+    asked = f"{key} must be {rule.words}" + (f"; the yaml has {rules.said(default)}" if known else "")
     return f"{asked}." + (f"\n  ({said})" if said else "")
 
 
@@ -180,13 +180,13 @@ def _devices(words: list[Word], final: Mapping[str, Any]) -> bool:
     """Whether any run of the sweep uses several devices: Lightning would start the whole sweep once per device."""
     asked = [v for word in words if word.key == "trainer.devices" for v in word.values]
     asked = asked or [lookup(final, "trainer.devices")]
-    one = all(d == 1 or isinstance(d, list) and len(d) == 1 for d in asked)
+    one = all(d == 1 or (isinstance(d, list) and len(d) == 1) for d in asked)
     return not one or lookup(final, "trainer.num_nodes") != 1
 
 
 def _one_by_one(words: list[Word]) -> str:
-    fixed = " ".join(shlex.quote(word.text) for word in words if len(word.values) == 1)
-    sweeps = [word for word in words if len(word.values) > 1]
+    fixed = " ".join(shlex.quote(word.text) for word in words if not word.sweep)
+    sweeps = [word for word in words if word.sweep]
     loop = f"python train.py {fixed}".rstrip() + "".join(f' "${chr(97 + i)}"' for i in range(len(sweeps)))
     for i, word in reversed(list(enumerate(sweeps))):
         each = " ".join(shlex.quote(f"{word.key}={text}") for text in word.texts)

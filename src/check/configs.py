@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2] / "configs"
 MISSING = object()  # no such key
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Fast):
     """PyYAML reads 1e-3 as text (YAML 1.1 wants 1.0e-3); OmegaConf, and so everybody here, reads a number."""
 
 
@@ -64,9 +67,7 @@ def read(name: str) -> Yaml:
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """group -> its options, in the order of train.yaml."""
-    found = {p.name: p for p in sorted(ROOT.iterdir()) if p.is_dir() and p.name != "hydra"}
-    order = [*(g for g in defaults() if g in found), *(g for g in found if g not in defaults())]
-    return {g: tuple(sorted(f.stem for f in found[g].glob("*.yaml") if f.stem != "base")) for g in order}
+    return {g: tuple(sorted(f.stem for f in (ROOT / g).glob("*.yaml") if f.stem != "base")) for g in defaults()}
 
 
 @cache

@@ -26,7 +26,7 @@ KEYS = """
 name seed data.batch_size data.num_workers data.val_size data.resize data.bad_images model.name model.pretrained
 model.weights model.image_size model.in_chans optimizer.lr optimizer.weight_decay scheduler.warmup trainer.max_epochs
 trainer.accelerator trainer.devices trainer.precision trainer.limit_train_batches stages select run_dir resume init_from
-""".split()  # noqa: SIM905 (a page of names)
+"""
 ABOUT = """
 Fine-tunes an image classifier on your pictures, with PyTorch Lightning and settings from configs/.
 Each run gets a folder of its own, logs/NAME/DATE_TIME, which can be resumed, evaluated and used to predict.
@@ -46,7 +46,7 @@ def page() -> str:
             *(line for group in configs.groups() for line in _group(group, width)),
             "",
             "Keys, with the defaults; all of them: python train.py --cfg job",
-            *(line for key in KEYS for line in _key(key, width)),
+            *(line for key in KEYS.split() for line in _key(key, width)),
             "",
             "Commands",
             *(line for command, why in COMMANDS.items() for line in _command(command, why, width)),

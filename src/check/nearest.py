@@ -18,7 +18,7 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-def nearest(key: str, value: str, config: Mapping[str, Any]) -> str:
+def did_you_mean(key: str, value: str, config: Mapping[str, Any]) -> str:
     """The names that the user may have meant: keys of this config first, then those that other options bring."""
     here, elsewhere = set(configs.keys(config)), configs.everywhere()
 

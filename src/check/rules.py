@@ -139,7 +139,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(
         "how many (2), which ([0,2]), or auto",
-        lambda v: v in ("auto", -1) or _whole(v) and v > 0 or isinstance(v, list) and v and all(map(_whole, v)),
+        lambda v: v in ("auto", -1) or (_whole(v) and v > 0) or (_is_list(v) and v != [] and all(map(_whole, v))),
     ),
     "trainer.num_nodes": whole("1 <= x"),
     "trainer.strategy": TEXT | NODE,
@@ -153,6 +153,7 @@ RULES: dict[str, Rule] = {
         "DD:HH:MM:SS", lambda v: isinstance(v, str) and re.fullmatch(r"\d\d(:\d\d){3}", v) is not None
     )
     | NULL,
+    "trainer.limit_val_batches": whole("0 <= x") | number("0 < x <= 1") | NULL,  # 0: no validation
     "trainer.limit_*_batches": BATCHES,
     "trainer.val_check_interval": BATCHES,
     "trainer.overfit_batches": whole("0 <= x") | number("0 <= x <= 1"),

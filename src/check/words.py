@@ -11,7 +11,7 @@ from typing import Any
 
 from src.check import configs
 from src.check.configs import MISSING, lookup
-from src.check.nearest import nearest
+from src.check.nearest import did_you_mean
 
 # Hydra's own flags. With a foreign config, or where nothing is composed, there is nothing to check the words against.
 FLAGS = {
@@ -39,8 +39,9 @@ class Word:
     text: str
     sign: str  # "" | + | ++ | ~
     key: str  # or a group
-    values: tuple[Any, ...]  # several in a sweep
+    values: tuple[Any, ...]  # several in a sweep, never none
     texts: tuple[str, ...]  # the values as typed
+    sweep: bool
 
     @property
     def group(self) -> bool:
@@ -90,7 +91,7 @@ def _instead(text: str, why: str, key: str, value: str) -> str:
     config, _ = configs.compose({})
     if lookup(config, key) is not MISSING:
         return f"{text}\n  {why} Write {key}={value or 'VALUE'}."
-    return f"{text}\n  {why} {nearest(key, value or 'VALUE', config)}"
+    return f"{text}\n  {why} {did_you_mean(key, value or 'VALUE', config)}"
 
 
 def parsed(text: str) -> Word | str:
@@ -103,13 +104,16 @@ def parsed(text: str) -> Word | str:
     try:
         override = parser.parse_override(text)
         if override.value_type is not None and "GLOB" in override.value_type.name:
-            texts = override.value().filter(list(configs.groups().get(override.key_or_group, ())))
+            glob: Any = override.value()
+            texts = glob.filter(list(configs.groups().get(override.key_or_group, ())))
         elif override.is_discrete_sweep():
             texts = list(itertools.islice(override.sweep_string_iterator(), 1000))
         elif override.is_sweep_override():
             return f"{text}\n  This sweeper tries listed values only. Write {key}=A,B,C or {key}=range(1,4), with -m."
         else:
             return _word(text, override, (override.value(),), (value,))
+        if not texts:
+            return f"{text}\n  No option of a group fits this. Write {key}=A,B,C with the values to try."
         values = tuple(parser.parse_override(f"{key}={t}").value() for t in texts)
         return _word(text, override, values, tuple(texts))
     except HydraException as error:
@@ -128,5 +132,7 @@ def _word(text: str, override: Any, values: tuple[Any, ...], texts: tuple[str, .
     sign = (re.match(r"[+~]*", text) or [""])[0]
     if override.package is not None:
         return f"{text}\n  Groups have one place each here. Write {override.key_or_group}=OPTION."
+    if override.is_delete() and "=" in text:
+        return f"{text}\n  ~ takes no value. Write {text.split('=')[0]}."
     key = override.key_or_group.replace("/", ".") if not override.is_hydra_override() else override.key_or_group
-    return Word(text, sign, key, values, texts)
+    return Word(text, sign, key, values, texts, override.is_sweep_override())

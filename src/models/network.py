@@ -31,13 +31,14 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net
+        self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
         self.head = nn.Linear(backbone.features, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image
-        return self.head(self.backbone((x - self.mean) / self.std))
+        return self.head(self.dropout(self.backbone((x - self.mean) / self.std)))
 
     def train(self, mode: bool = True) -> Network:
         """What does not learn must not move: a module whose parameters are all frozen is put in eval mode,

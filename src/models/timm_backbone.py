@@ -36,7 +36,7 @@ def timm_backbone(
     architecture = _published(name) if pretrained and not file else _architecture(name)
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
-    options: dict = {"num_classes": 0, "in_chans": channels, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate}
     size = (image_size, image_size) if image_size else stated.size if stated else None
     if size and _fixed_size(architecture):
         options["img_size"] = size
@@ -48,6 +48,7 @@ def timm_backbone(
         features=getattr(net, "head_hidden_size", None) or net.num_features,
         spec=spec,
         layers=group_parameters(net, net.group_matcher(coarse=False), reverse=True) if has_groups else {},
+        dropout=drop_rate,
         no_decay=_no_decay(net),
         weights=Path(file) if file else None,
         convert=lambda state: _convert(state, net, channels),
