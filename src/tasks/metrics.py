@@ -13,6 +13,8 @@ class Mean(Metric):
     """The mean over all images of score(logits (B, C), target (B,)) -> (B,); exact on any number of ranks."""
 
     full_state_update = False
+    total: torch.Tensor
+    count: torch.Tensor
 
     def __init__(self, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
         super().__init__()
@@ -33,6 +35,8 @@ class BalancedAccuracy(Metric):
     macro average counts a class without images as 0 as soon as one image is taken for it."""
 
     full_state_update = False
+    right: torch.Tensor
+    seen: torch.Tensor
 
     def __init__(self, classes: int):
         super().__init__()
@@ -54,6 +58,7 @@ class AUROC(Metric):
     unconfident networks use alike (200 equal bins of p are off by 0.04 and more for both); one bin is a tie."""
 
     full_state_update = False
+    counts: torch.Tensor
     bins = 2048
 
     def __init__(self, classes: int):
