@@ -162,10 +162,10 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
         words |= {"enable_checkpointing": False, "enable_progress_bar": False, "limit_predict_batches": limits[split]}
         return make(words)(logger=False)
     resumed = resume.step(home)
-    loggers = copy.deepcopy(cfg["logger"]) or {}
+    loggers = copy.deepcopy(cfg.get("logger")) or {}
     if resumed and "tensorboard" in loggers:
         loggers["tensorboard"]["purge_step"] = resumed + 1
-    callbacks = [make(node) for node in (cfg["callbacks"] or {}).values()]
+    callbacks = [make(node) for node in (cfg.get("callbacks") or {}).values()]
     return make(words)(
         callbacks=callbacks,
         logger=[make(node) for node in loggers.values()] or False,

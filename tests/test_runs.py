@@ -172,6 +172,12 @@ def test_a_table_trains_and_the_split_it_leaves_is_a_table_again(zygote, small, 
     assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
 
 
+def test_no_logger_is_a_choice(zygote, small, tmp_path):
+    words = [w for w in small if not w.startswith("logger")]
+    assert zygote.run(*words, "logger=[]", "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}") == 0, zygote.screen
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
 def test_stages_can_follow_later(zygote, small, tmp_path):
     run = tmp_path / "run"
     assert zygote.run(*small, f"run_dir={run}", "stages=[fit]", "trainer.max_epochs=1") == 0

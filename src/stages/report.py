@@ -14,7 +14,7 @@ from src.contracts import Run
 
 
 def report(run: Run) -> None:
-    if not run.leader or "tensorboard" not in (run.cfg["logger"] or {}):
+    if not run.leader or "tensorboard" not in (run.cfg.get("logger") or {}):
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
