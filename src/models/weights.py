@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,13 @@ def _unreadable(path: str | Path, error: Exception) -> ConfigError:
     )
 
 
-def load_weights(network: nn.Module, file: Path, convert, rename: bool = True) -> list[str]:
+def load_weights(network: nn.Module, file: Path, convert: Callable) -> list[str]:
     """Loads `file` into a Network (`backbone.*`, `head.*`). Only the head may differ, and then stays as it is.
 
     Returns what was decided, one sentence each. Raises ConfigError with a table of everything else that differs.
     """
     state = read_state(file)
-    if rename and not any(k.startswith("backbone.") for k in state):
+    if not any(k.startswith("backbone.") for k in state):
         state = _from_classifier(state, network)
     body = convert({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     state = {f"backbone.{k}": v for k, v in body.items()} | {k: v for k, v in state.items() if k.startswith("head.")}
@@ -90,8 +90,9 @@ def load_weights(network: nn.Module, file: Path, convert, rename: bool = True) -
     kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
     _refuse_differences(own, kept, head if not fits else [], file)
     network.load_state_dict(kept, strict=fits)
-    kept_note = f"head: kept, the weights have {network.head.out_features} outputs too"
-    return [f"weights: {file} ({len(kept)} tensors)", kept_note if fits else _head_note(state, own, head)]
+    outputs = network.head.out_features
+    note = f"head: kept, the weights have {outputs} outputs too" if fits else _head_note(state, outputs)
+    return [f"weights: {file} ({len(kept)} tensors)", note]
 
 
 def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
@@ -107,10 +108,10 @@ def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict
     return named
 
 
-def _head_note(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], head: list[str]) -> str:
-    wanted = {k: tuple(own[k].shape) for k in head}
-    found = {k: tuple(state[k].shape) for k in head if k in state}
-    return f"head: re-initialised, the weights have {found or 'none'} and this task needs {wanted}"
+def _head_note(state: Mapping[str, torch.Tensor], outputs: int) -> str:
+    found = state.get("head.weight")
+    had = "the weights have none" if found is None else f"that of the weights has {len(found)}"
+    return f"head: re-initialised with {outputs} outputs; {had}"
 
 
 def _refuse_differences(own: Mapping, found: Mapping, allowed: list[str], file: Path) -> None:
