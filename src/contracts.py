@@ -92,5 +92,6 @@ class Run:
     module: Callable[[Any], Any]  # Network -> the LightningModule
     trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that predicts
     loaders: Any  # Loaders, the LightningDataModule
-    facts: Mapping[str, Any]  # plain data for model.json: what rebuilds the network, classes, resize, versions
+    save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
+    load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone
     leader: bool  # this rank writes

@@ -77,7 +77,6 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     cfg = cfg.copy()
     cfg.run_dir, cfg.resume = str(home.path), None
     words = _plain(cfg)
-    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))
     home.update(
         state="running",
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -89,11 +88,13 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         hardware=hardware.describe(),
         process=os.getpid(),
     )
+    # last, since the other ranks begin when it is there
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))
     return words
 
 
-def read(home: folder.RunFolder, seconds: float = 300) -> dict[str, Any]:
-    """What rank 0 decided, as soon as it is there."""
+def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 300) -> dict[str, Any]:
+    """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
     end = time.monotonic() + seconds
     while not home.config.is_file():
         if time.monotonic() > end:
@@ -101,6 +102,7 @@ def read(home: folder.RunFolder, seconds: float = 300) -> dict[str, Any]:
         time.sleep(0.1)
     saved = OmegaConf.load(home.config)
     assert isinstance(saved, DictConfig)
+    _take(cfg, saved, FREE)
     return _plain(saved)
 
 

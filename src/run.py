@@ -25,7 +25,7 @@ from src.data.table import split_table
 from src.factory import make
 from src.finetune.policy import groups
 from src.hardware import refuse_impossible
-from src.models.network import Network, dry_run
+from src.models.network import Network, dry_run, load_model, save_model
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
@@ -79,10 +79,11 @@ def _tell(error: Exception) -> None:
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
     leader = world.rank() == 0
     with home.lock() if leader else resume.follow(home):
-        words = resume.decide(cfg, home) if leader else resume.read(home)
-        if leader and not set(words["stages"]) - set(home.state()["done"]):
-            print(f"{home.path} is finished: nothing to do.")
-            report_card.last_screen(home)
+        words = resume.decide(cfg, home) if leader else resume.read(cfg, home)
+        if not set(words["stages"]) - set(home.state()["done"]):
+            if leader:
+                print(f"{home.path} is finished: nothing to do.")
+                report_card.last_screen(home)
             return home.metrics()
         r = build(words, home)
         for name in words["stages"]:
@@ -126,7 +127,8 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         module=module,
         trainer=partial(trainer, cfg, home),
         loaders=loaders,
-        facts=facts(cfg, source, spec, task),
+        save=lambda net, more: save_model(net, home.path / "model", {**facts(cfg, source, spec, task), **more}),
+        load=lambda: load_model(home.path / "model")[0],
         leader=leader,
     )
 
@@ -165,9 +167,11 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
     loggers = copy.deepcopy(cfg.get("logger")) or {}
     if resumed and "tensorboard" in loggers:
         loggers["tensorboard"]["purge_step"] = resumed + 1
-    callbacks = [make(node) for node in (cfg.get("callbacks") or {}).values()]
+    wanted = (cfg.get("callbacks") or {}).values()
+    if not loggers:  # Lightning's monitor of learning rates refuses to work for nobody
+        wanted = [node for node in wanted if not node["_target_"].endswith("LearningRateMonitor")]
     return make(words)(
-        callbacks=callbacks,
+        callbacks=[make(node) for node in wanted],
         logger=[make(node) for node in loggers.values()] or False,
         plugins=[AtomicCheckpointIO()],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from src import checkpoint, world
 from src.contracts import ConfigError, Run
-from src.models.network import save_model
 from src.stages.predict import measure, predictions
 
 
@@ -22,7 +21,6 @@ def select(run: Run) -> None:
     network.load_state_dict({k.removeprefix(prefix): v for k, v in found["state_dict"].items() if k.startswith(prefix)})
     _, logits, target = predictions(run, network, "val")
     if run.leader:
-        facts = {**run.facts, "chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}
-        run.home.update(weights=save_model(network, run.home.path / "model", facts))
+        run.home.update(weights=run.save(network, {"chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}))
         run.home.add_metrics(measure(run, "val", logits, target) | {"select/epoch": found["epoch"]})
     world.gather(None)  # the other ranks must not look for the model before it is there

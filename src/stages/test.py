@@ -9,7 +9,6 @@ import torch
 
 from src import folder
 from src.contracts import Run
-from src.models.network import load_model
 from src.stages.predict import measure, predictions
 from src.stats import bootstrap
 
@@ -19,8 +18,7 @@ def test(run: Run) -> None:
         if run.leader:
             print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
         return
-    network, _ = load_model(run.home.path / "model")
-    index, logits, target = predictions(run, network, "test")
+    index, logits, target = predictions(run, run.load(), "test")
     if not run.leader:
         return
     headline = run.task.monitor.removeprefix("val/")
