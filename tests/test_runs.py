@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -87,7 +86,7 @@ def test_a_folder_in_use_is_refused(zygote, whole):
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_last_good_checkpoint(zygote, small, tmp_path):
     run = tmp_path / "run"
     assert zygote.run(*small, f"run_dir={run}", "optimizer.lr=1e30", "trainer.gradient_clip_val=null") == 1
-    assert re.search(r"(loss is|not finite).*", zygote.screen)
+    assert "The loss is" in zygote.screen and "The update was not made" in zygote.screen
     assert "optimizer.lr" in zygote.screen and "Traceback" not in zygote.screen
     assert json.loads((run / "run.json").read_text())["state"] == "failed"
     from src import checkpoint
