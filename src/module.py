@@ -33,9 +33,11 @@ class Module(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         schedule: Callable[..., Callable[[int], float]],
         seed: int,
+        facts: dict[str, Any],
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
+        self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
         self.val_metrics = task.metrics().clone(prefix="val/")
@@ -108,6 +110,7 @@ class Module(pl.LightningModule):
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"] = self.facts
         checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

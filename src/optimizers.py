@@ -20,6 +20,8 @@ def timm_optimizer(groups: list[dict[str, Any]], opt: str, lr: float, weight_dec
             f"optimizer.opt={opt}: timm's factory makes no such optimizer.\n"
             f"The nearest of its {len(names)}: {', '.join(near) or ', '.join(names)}."
         )
+    if opt.lower() == "adahessian":
+        raise ConfigError("optimizer.opt=adahessian needs second derivatives, which Lightning's loop does not keep.")
     return timm.optim.create_optimizer_v2(groups, opt=opt, lr=lr, weight_decay=weight_decay, **more)
 
 

@@ -67,7 +67,7 @@ def probabilities(
 
 def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
     """Writes path, prediction, prob/<class>… and returns the exit code: 3 if some images could not be read."""
-    network, facts = load_model(Path(run_dir) / "model")
+    network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
     network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
     classes, paths, bad = facts["classes"], images(where), list[str]()
     part = Path(out).with_name(f".{Path(out).name}.tmp")
@@ -89,7 +89,7 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.predict", description=__doc__)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder whose stage `select` is done")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder whose stage `select` is done, or a .ckpt file")
     parser.add_argument("images", metavar="IMAGES", help="an image, a folder, or a table with a column `path`")
     parser.add_argument("--out", default="predictions.csv", help="where the table goes (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64)

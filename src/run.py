@@ -25,7 +25,7 @@ from src.data.table import split_table
 from src.factory import make
 from src.finetune.policy import groups
 from src.hardware import refuse_impossible
-from src.models.network import Network, dry_run, load_model, save_model
+from src.models.network import Network, describe, dry_run, load_model, save_model
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
@@ -111,8 +111,8 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         make(cfg["augment"]),
         **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize")},
     )
-    leader = world.rank() == 0
-    module = partial(compose, cfg, task)
+    leader, said = world.rank() == 0, describe(first, facts(cfg, source, spec, task))
+    module = partial(compose, cfg, task, said)
     trial = module(first)
     tried(trial.optimizer, trial.groups)
     if leader:
@@ -127,7 +127,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         module=module,
         trainer=partial(trainer, cfg, home),
         loaders=loaders,
-        save=lambda net, more: save_model(net, home.path / "model", {**facts(cfg, source, spec, task), **more}),
+        save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
         leader=leader,
     )
@@ -148,11 +148,11 @@ def start(cfg: dict[str, Any], outputs: int) -> tuple[Network, list[str]]:
     return network, [f"weights: {origin}; the head is new"]
 
 
-def compose(cfg: dict[str, Any], task: Any, network: Network) -> Module:
+def compose(cfg: dict[str, Any], task: Any, said: dict[str, Any], network: Network) -> Module:
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
     chosen = partial(groups, policy, layers=network.layers, no_decay=network.no_decay, lr=lr, weight_decay=decay)
-    return Module(network, task, make(cfg["loss"]), chosen, optimizer, make(cfg["scheduler"]), cfg["seed"])
+    return Module(network, task, make(cfg["loss"]), chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
 
 
 def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:

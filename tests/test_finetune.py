@@ -250,7 +250,7 @@ def test_frozen_stages_neither_move_nor_wake_up_in_a_fit_with_validations(networ
     module = Module(
         net, task, make(node("loss", "cross_entropy")),
         lambda n: groups(policy, n, n.layers, n.no_decay, LR, DECAY),
-        make(node("optimizer", "adamw")), make(node("scheduler", "cosine")), seed=0,
+        make(node("optimizer", "adamw")), make(node("scheduler", "cosine")), seed=0, facts={},
     )  # fmt: skip
     before, watch = state(net), Watch()
     data = torch.utils.data.DataLoader([batch()] * 2, batch_size=None)

@@ -125,6 +125,28 @@ def test_init_from_takes_the_weights_and_nothing_else(zygote, small, whole, tmp_
     assert "weights.safetensors" in zygote.screen
 
 
+def test_a_checkpoint_alone_rebuilds_the_model(whole, tmp_path):
+    from src.models.network import load_model
+    from src.predict import predict
+
+    alone, images = tmp_path / "alone.ckpt", whole.parent.parent / "shapes0" / "test"
+    alone.write_bytes((whole / "checkpoints" / "best.ckpt").read_bytes())
+    first, second = load_model(alone)[0].state_dict(), load_model(whole / "model")[0].state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in {**first, **second})
+    assert predict(str(alone), str(images), str(tmp_path / "p.csv")) == 0
+
+
+def test_a_run_folder_from_elsewhere_cannot_call_what_it_likes(zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    start = [*words(shapes, tmp_path), f"run_dir={run}"]
+    assert zygote.run(*start, fault={"at": "step", "n": 8, "number": int(signal.SIGKILL)}) == -9
+    text = (run / "config.yaml").read_text()
+    assert "src.losses.cross_entropy.CrossEntropy" in text
+    (run / "config.yaml").write_text(text.replace("src.losses.cross_entropy.CrossEntropy", "os.system"))
+    assert zygote.run(f"resume={run}") == 2
+    assert "os.system" in zygote.screen and "ALLOWED" in zygote.screen
+
+
 def test_checkpoints_are_plain_data(whole):
     for file in whole.glob("checkpoints/*.ckpt"):
         found = torch.load(file, weights_only=True)

@@ -68,23 +68,33 @@ def dry_run(network: Network, name: str) -> None:
     network.train(training)
 
 
-def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
-    """weights.safetensors + model.json: all that predict needs. `facts` are plain data: build, classes, versions.
+def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
+    """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
+    return {**facts, "outputs": network.head.out_features, "input": asdict(network.spec)}
 
-    Returns the sha256 of the weights.
-    """
+
+def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
+    """weights.safetensors + model.json: all that predict needs. Returns the sha256 of the weights."""
     where.mkdir(exist_ok=True)
-    weights, spec = where / "weights.safetensors", asdict(network.spec)
+    weights, said = where / "weights.safetensors", describe(network, facts)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    files.write(weights, save(state, metadata={"input_spec": json.dumps(spec), "format": "pt"}))
+    files.write(weights, save(state, metadata={"input_spec": json.dumps(said["input"]), "format": "pt"}))
     digest = sha256(weights)
-    said = {**facts, "outputs": network.head.out_features, "input": spec, "sha256": digest}
-    files.write(where / "model.json", json.dumps(said, indent=1, ensure_ascii=False))
+    files.write(where / "model.json", json.dumps({**said, "sha256": digest}, indent=1, ensure_ascii=False))
     return digest
 
 
-def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
-    """Rebuilds a saved network, in eval mode, from its folder alone, and what model.json says of it."""
+def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
+    """Rebuilds a network, in eval mode, from a model/ folder or a checkpoint alone; and what is said there of it."""
+    facts, state = _from_checkpoint(where) if where.suffix == ".ckpt" else _from_folder(where)
+    build = dict(facts["build"])
+    backbone = _builder(build.pop("_target_"))(**build)
+    network = Network(replace(backbone, spec=spec_from_dict(facts["input"])), facts["outputs"])
+    network.load_state_dict(state)
+    return network.eval(), facts
+
+
+def _from_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     missing = [name for name in ("model.json", "weights.safetensors") if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
@@ -97,11 +107,17 @@ def load_model(folder: Path) -> tuple[Network, dict[str, Any]]:
             f"{folder}/weights.safetensors is not the file that model.json describes: "
             f"sha256 {found[:12]}… instead of {facts['sha256'][:12]}….\nCopy the whole model/ folder again."
         )
-    build = dict(facts["build"])
-    backbone = _builder(build.pop("_target_"))(**build)
-    network = Network(replace(backbone, spec=spec_from_dict(facts["input"])), facts["outputs"])
-    network.load_state_dict(read_state(folder / "weights.safetensors"))
-    return network.eval(), facts
+    return facts, read_state(folder / "weights.safetensors")
+
+
+def _from_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        facts, state = found["model"], found["state_dict"]
+    except Exception as error:
+        raise ConfigError(f"{file} is not a checkpoint of this template: {error}") from error
+    prefix = "network."
+    return facts, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _builder(target: str) -> Callable[..., Backbone]:
