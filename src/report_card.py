@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from src.contracts import InputSpec, Source
@@ -21,7 +23,7 @@ def cards(
     rates = sorted({g["lr"] for g in module.groups})
     name, data = cfg["model"].get("name", cfg["model"]["_target_"]), cfg["data"]
     rate = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} … {rates[-1]:.2g}"
-    print(f"run      {home.path}")
+    print(f"run      {short(home.path)}")
     print(f"data     {source.root}: {', '.join(parts)} images")
     print(f"         {len(source.classes)} classes, {few} to {many} training images in each")
     print(f"network  {name}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, learning rate {rate}")
@@ -44,7 +46,13 @@ def last_screen(home: RunFolder) -> None:
     if not intervals:
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith("val/")))
     spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
-    print(f"run folder  {home.path}\nseconds     {spent}\n")
-    print(f"look      .venv/bin/tensorboard --logdir {home.path / 'tensorboard'}")
-    print(f"predict   .venv/bin/python -m src.predict {home.path} IMAGES")
-    print(f"resume    .venv/bin/python train.py resume={home.path}", flush=True)
+    run, python = short(home.path), short(Path(sys.executable))
+    print(f"run folder  {run}\nseconds     {spent}\n")
+    print(f"look      {python} -m tensorboard.main --logdir {run / 'tensorboard'}")
+    print(f"predict   {python} -m src.predict {run} IMAGES")
+    print(f"resume    {python} train.py resume={run}", flush=True)
+
+
+def short(path: Path) -> Path:
+    """As it is typed from here: relative where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
