@@ -19,5 +19,8 @@ def main(cfg) -> None:
 
 if __name__ == "__main__":
     codes: list[int] = []
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # while torch was imported: nothing was run
     sys.exit(max(codes, default=0))

@@ -72,7 +72,12 @@ def _build(node: Any, **more: Any) -> Any:
             _bind(called, words | more)
             return functools.partial(called, **words, **more)
         return called(**words, **more)
-    except (TypeError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{node['_target_']} needs a package that is not installed: {error}.\n"
+            "Install it (its yaml says how), or leave this option out."
+        ) from error
+    except TypeError as error:
         raise ConfigError(
             f"{node['_target_']} was given {', '.join(words) or 'nothing'} and answered: {error}.\n"
             "Look at its yaml: the keys there are its arguments."

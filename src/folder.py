@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import socket
@@ -60,8 +61,8 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
 class RunFolder:
     """One run's folder. Only rank 0 writes; the state is read back by whoever resumes."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, made: bool = False):
+        self.path, self.made = path, made  # made: new, and named by this process
         self.config = path / "config.yaml"
         self._state = path / "run.json"
 
@@ -100,7 +101,9 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def add_metrics(self, found: dict[str, float]) -> None:
-        write(self.path / "metrics.json", json.dumps(self.metrics() | found, indent=1) + "\n")
+        """What is not a number (AUROC where only one class is left) becomes null, since JSON knows no NaN."""
+        plain = {k: v if math.isfinite(v) else None for k, v in found.items()}
+        write(self.path / "metrics.json", json.dumps(self.metrics() | plain, indent=1) + "\n")
 
     def once(self, stage: Callable[..., Any], run: Any, writes: bool) -> None:
         """Runs a stage unless it is marked done. `writes`: this rank is the one that marks."""

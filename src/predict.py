@@ -13,21 +13,26 @@ import torch
 from src import folder
 from src.contracts import ConfigError, DataError
 from src.data.images import EXTENSIONS, read
+from src.data.table import rows
 from src.data.transforms import evaluation
 from src.models.network import Network, load_model
 
 
-def images(where: str) -> list[Path]:
-    """The files that are meant: one image, all images below a folder, or the `path` column of a table."""
-    path = Path(where)
+def images(where: str, column: str) -> list[Path]:
+    """The files that are meant: one image, all images below a folder, or a column of a table (beside the images)."""
+    path = Path(where).expanduser()
+    if not path.exists():
+        raise DataError(f"IMAGES={where}: there is no such file or folder. Nothing was written.")
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p, path))
-    elif path.suffix.lower() == ".csv" and path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        if rows and "path" not in rows[0]:
-            raise DataError(f"{path} has the columns {', '.join(rows[0])}; it needs one called path.")
-        found = [path.parent / row["path"] for row in rows]
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        lines = rows(path)
+        _, header = next(lines, (1, []))
+        if column not in header:
+            raise DataError(
+                f"{path} has no column {column}; it has: {', '.join(header)}.\nName one with --path-column."
+            )
+        found = [path.parent / cells[header.index(column)] for _, cells in lines]
     else:
         found = [path]
     if not found:
@@ -65,11 +70,11 @@ def probabilities(
         yield from flush()
 
 
-def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
+def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: str = "path") -> int:
     """Writes path, prediction, prob/<class>… and returns the exit code: 3 if some images could not be read."""
     network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
     network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
-    classes, paths, bad = facts["classes"], images(where), list[str]()
+    classes, paths, bad = facts["classes"], images(where, column), list[str]()
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -78,6 +83,9 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64) -> int:
         for path, p in probabilities(network, paths, facts["resize"], batch_size, bad):
             writer.writerow([path, classes[int(p.argmax())], *p.tolist()])
             shown.append(f"{path}  {classes[int(p.argmax())]}  {float(p.max()):.3f}")
+    if not shown:
+        part.unlink()
+        raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
     part.replace(out)
     folder.sync(Path(out).absolute().parent)
     print("\n".join(shown[:10] + ([f"… and {len(shown) - 10} more"] if len(shown) > 10 else [])))
@@ -92,10 +100,11 @@ def main() -> int:
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder whose stage `select` is done, or a .ckpt file")
     parser.add_argument("images", metavar="IMAGES", help="an image, a folder, or a table with a column `path`")
     parser.add_argument("--out", default="predictions.csv", help="where the table goes (default: %(default)s)")
+    parser.add_argument("--path-column", default="path", help="the table's column of files (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64)
     words = parser.parse_args()
     try:
-        return predict(words.run_dir, words.images, words.out, words.batch_size)
+        return predict(words.run_dir, words.images, words.out, words.batch_size, words.path_column)
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 3

@@ -39,18 +39,27 @@ def last_screen(home: RunFolder) -> None:
     intervals = [k.removesuffix("/low") for k in metrics if k.endswith("/low")]
     print()
     for name in intervals:
+        split = name.partition("/")[0]
+        seen, there = int(metrics[f"{split}/images"]), state["images"][split]
         print(
-            f"{name}  {100 * metrics[name]:.2f} %  "
-            f"(95 % interval {100 * metrics[f'{name}/low']:.2f} – {100 * metrics[f'{name}/high']:.2f})"
+            f"{name}  {100 * metrics[name]:.2f} %  (95 % interval {100 * metrics[f'{name}/low']:.2f} – "
+            f"{100 * metrics[f'{name}/high']:.2f}, {seen}{f' of {there}' if seen < there else ''} images)"
         )
-    if not intervals:
-        print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith("val/")))
+    if not intervals and "val/images" in metrics:
+        print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith("val/") and v is not None))
+    if "select/epoch" in metrics:
+        print(f"chosen      {state['chosen']}, epoch {metrics['select/epoch'] + 1} of {metrics['fit/epochs']}")
     spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
     run, python = short(home.path), short(Path(sys.executable))
     print(f"run folder  {run}\nseconds     {spent}\n")
     print(f"look      {python} -m tensorboard.main --logdir {run / 'tensorboard'}")
-    print(f"predict   {python} -m src.predict {run} IMAGES")
-    print(f"resume    {python} train.py resume={run}", flush=True)
+    if (home.path / "model").is_dir():
+        print(f"predict   {python} -m src.predict {run} IMAGES")
+    print(f"resume    {resume_command(home)}", flush=True)
+
+
+def resume_command(home: RunFolder) -> str:
+    return f"{short(Path(sys.executable))} {short(Path(__file__).parent.parent / 'train.py')} resume={short(home.path)}"
 
 
 def short(path: Path) -> Path:

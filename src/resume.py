@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,11 +23,16 @@ FREE = (
     *("resume", "run_dir", "data.num_workers", "data.timeout"),
     *("callbacks.progress", "callbacks.last", "paths", "stages"),
 )
+PATHS = ("data.root", "data.table", "model.weights", "init_from", "paths.logs", "paths.cache")
 SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 
 def open_home(cfg: DictConfig) -> folder.RunFolder:
     """The run folder, the same on all ranks; new ones are made by rank 0."""
+    for key in PATHS:  # a run may be resumed from elsewhere
+        given = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if given and Path(given).expanduser().exists():
+            OmegaConf.update(cfg, key, str(Path(given).expanduser().absolute()))
     if world.rank() != 0:
         path = world.share("run_dir")
         if path is None:
@@ -34,7 +40,7 @@ def open_home(cfg: DictConfig) -> folder.RunFolder:
         return folder.RunFolder(Path(path))
     path = _choose(cfg)
     world.share("run_dir", str(path))
-    return folder.RunFolder(path)
+    return folder.RunFolder(path, made=not cfg.run_dir and not (path / "config.yaml").exists())
 
 
 def _choose(cfg: DictConfig) -> Path:
@@ -57,9 +63,16 @@ def _choose(cfg: DictConfig) -> Path:
 
 
 def unfinished(runs: Path) -> Path | None:
-    """The newest run folder here that has a config and is not finished."""
-    folders = sorted((p.parent for p in runs.glob("*/config.yaml")), key=lambda p: p.name, reverse=True)
-    return next((p for p in folders if folder.RunFolder(p).state().get("state") != "finished"), None)
+    """The newest run folder here that has trained and is not finished."""
+    folders = {p.parent.parent for p in runs.glob("*/checkpoints/last*.ckpt")}
+    newest = sorted(folders, key=lambda p: p.name, reverse=True)
+    return next((p for p in newest if folder.RunFolder(p).state().get("state") != "finished"), None)
+
+
+def discard(home: folder.RunFolder) -> None:
+    """Removes a folder that this process made and in which nothing was trained: a mistake leaves nothing behind."""
+    if home.made and not (home.path / "checkpoints").exists():
+        shutil.rmtree(home.path, ignore_errors=True)
 
 
 def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
@@ -168,6 +181,15 @@ def same_data(home: folder.RunFolder, found: str) -> None:
             f"(fingerprint {found[:12]}… instead of {was[:12]}…): files, labels or the split have changed.\n"
             f"Put the data back, or start a new run from its weights with init_from={home.path}."
         )
+
+
+def weights(run: Path) -> Path:
+    """What init_from starts from."""
+    file = run / "model" / "weights.safetensors"
+    if not file.is_file():
+        found = "it has no model/ yet; its stage `select` is not done" if run.is_dir() else "there is no such folder"
+        raise ConfigError(f"init_from={run}: {found}.\nName the folder of a run that is finished.")
+    return file
 
 
 def step(home: folder.RunFolder) -> int:

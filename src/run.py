@@ -53,11 +53,13 @@ def job(cfg: DictConfig) -> int:
     except signals.Stopped as stop:
         code, state = stop.code, "preempted"
         if home and world.rank() == 0:
-            print(f"\nStopped. To go on: python train.py resume={home.path}", file=sys.stderr)
+            print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
     except Exception as error:
         _tell(error)
     if home and world.rank() == 0 and home.state().get("state") == "running":
         home.update(state=state)
+    if home and world.rank() == 0 and code in (2, 3):
+        resume.discard(home)
     return code
 
 
@@ -66,6 +68,8 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+    warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 
 def _tell(error: Exception) -> None:
@@ -117,6 +121,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     tried(trial.optimizer, trial.groups)
     if leader:
         folder.write(home.path / "split.csv", split_table(source))
+        home.update(images={name: len(split) for name, split in source.splits.items()})
         report_card.cards(home, source, first, spec, notes, trial, cfg)
     return Run(
         cfg=cfg,
@@ -140,8 +145,7 @@ def start(cfg: dict[str, Any], outputs: int) -> tuple[Network, list[str]]:
     network = Network(backbone, outputs).to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
     dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
     if cfg["init_from"]:
-        file = Path(cfg["init_from"]) / "model" / "weights.safetensors"
-        return network, load_weights(network, file, backbone.convert)
+        return network, load_weights(network, resume.weights(Path(cfg["init_from"])), backbone.convert)
     if backbone.weights:
         return network, load_weights(network, backbone.weights, backbone.convert)
     origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"

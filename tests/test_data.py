@@ -484,7 +484,7 @@ def test_a_missing_column_or_table_is_answered_with_the_nearest(tmp_path):
     tree(tmp_path, "a.png")
     name = write_table(tmp_path, [["a.png", "x"]], header=("Path", "label"))
     said = refusal(tmp_path, name)
-    assert "no column 'path'" in said and "Path, label" in said and "data.path_column=Path" in said
+    assert "no column 'path'" in said and "Path, label" in said and "data.columns.path=Path" in said
     assert "no column 'part'" in refusal(tmp_path, name, path_column="Path", target_column="label", split_column="part")
     assert "Did you mean t.csv?" in refusal(tmp_path, "tt.csv")
     (tmp_path / "t.csv").write_text("")

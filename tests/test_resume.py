@@ -58,7 +58,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, 
     start = [*words(shapes, tmp_path), f"run_dir={run}", "callbacks.last.every_n_train_steps=null"]
     assert zygote.run(*start, fault={"at": at, "n": 3, "number": int(number)}) == code, zygote.screen
     assert state(run) == "preempted"
-    assert f"python train.py resume={run}" in zygote.screen
+    assert f"train.py resume={run}" in zygote.screen
     assert updates(run) == {"step": 4, "validation": 12, "predict": 18}[at]  # after that step; after that validation
     assert zygote.run(f"resume={run}") == 0, zygote.screen
     same(whole, run)

@@ -67,6 +67,28 @@ def test_predict_lists_bad_files_and_goes_on(zygote, whole, tmp_path, shapes):
     assert len(rows(tmp_path / "out.csv")) == 24
 
 
+def test_predict_writes_nothing_where_it_can_predict_nothing(whole, tmp_path):
+    from src.contracts import DataError
+    from src.predict import predict
+
+    out = tmp_path / "out.csv"
+    out.write_text("earlier results")
+    (tmp_path / "bad.png").write_bytes(b"")
+    for where in (tmp_path / "nowhere", tmp_path / "bad.png"):
+        with pytest.raises(DataError, match=r"[Nn]othing was written"):
+            predict(str(whole), str(where), str(out))
+    assert out.read_text() == "earlier results"
+
+
+def test_predict_reads_the_tables_that_training_reads(whole, shapes, tmp_path):
+    from src.predict import predict
+
+    table = tmp_path / "t.csv"
+    table.write_text(f"image;label\n{shapes}/test/left/00.png;left\n", encoding="utf-8-sig")
+    assert predict(str(whole), str(table), str(tmp_path / "out.csv"), column="image") == 0
+    assert len(rows(tmp_path / "out.csv")) == 1
+
+
 def test_eight_runs_started_together_get_eight_folders(tmp_path):
     code = f"from src.folder import create; from pathlib import Path; print(create(Path({str(tmp_path)!r}), 'x'))"
     command = [sys.executable, "-c", code]
@@ -111,7 +133,7 @@ def test_an_unwritable_log_folder_is_told_before_training(zygote, small, tmp_pat
         (["optimizer=timm", "optimizer.opt=lamp"], 2, "lamb"),
         (["model.name=test_vit", "model.image_size=33"], 2, "model.image_size"),
         (["model.weights=nowhere.safetensors"], 2, "no such file"),
-        (["init_from=nowhere"], 2, "no such file"),
+        (["init_from=nowhere"], 2, "there is no such folder"),
         (["resume=nowhere"], 2, "no run folder"),
         (["trainer.precision=16-mixed"], 2, "fp16 is for GPUs"),
         (["select=best", "trainer.limit_val_batches=0"], 2, "select=last"),
@@ -206,7 +228,7 @@ def test_every_member_of_a_group_trains(zygote, small, group):
 
 def test_a_sweep_runs_every_job_and_remembers_the_worst_code(zygote, small, tmp_path):
     assert zygote.run("-m", *small, "trainer.max_epochs=1", "data.batch_size=8,100,16", "stages=[fit]") == 2
-    assert len(list((tmp_path / "logs" / "default").iterdir())) == 3
+    assert len(list((tmp_path / "logs" / "default").iterdir())) == 2  # the mistake left nothing behind
     assert [p for p in ("multirun", "multirun.yaml", "outputs") if (ROOT / p).exists()] == []
 
 

@@ -57,7 +57,8 @@ def mistakes(argv: Sequence[str]) -> list[str]:
     chosen = [word for word in chosen if not any(_choice(word))]
     for options in itertools.islice(itertools.product(*(word.values for word in chosen)), 200):
         choices = {word.key: option for word, option in zip(chosen, options, strict=True)}
-        found += _judged(choices, [word for word in words if not word.group], several, bool(flags & PRINTS), words)
+        values, given = [word for word in words if not word.group], {text.partition("=")[0] for text in texts}
+        found += _judged(choices, values, several, bool(flags & PRINTS), words, given)
     return list(dict.fromkeys(found))
 
 
@@ -85,7 +86,7 @@ def _choice(word: Word) -> Iterator[str]:
 
 
 def _judged(
-    choices: Mapping[str, Any], words: list[Word], several: bool, prints: bool, typed: list[Word]
+    choices: Mapping[str, Any], words: list[Word], several: bool, prints: bool, typed: list[Word], given: set[str]
 ) -> Iterator[str]:
     """What is wrong with this choice of options and every value of every word."""
     plain, presets = configs.compose(choices)
@@ -108,7 +109,7 @@ def _judged(
         final = _with(final, word.key, word.values[0])
     if not prints:
         yield from rules.together(final)
-        yield from () if lookup(final, "resume") else _gaps(final, {word.key for word in typed})
+        yield from () if lookup(final, "resume") else _gaps(final, given)
     for where, target in targets(config):
         if not allowed(target):
             yield f"{where}._target_={target}\n  src/factory.py does not allow this. If you need it, add it to ALLOWED."

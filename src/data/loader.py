@@ -52,7 +52,8 @@ class Shuffled:
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int, world: int, epoch: int = 0, start: int = 0):
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.batches = math.ceil(n / (batch_size * world)) * world
+        at_most = max(n // (2 * world), 1) if batch_size > 1 else n  # two images a batch, at least
+        self.batches = min(math.ceil(n / (batch_size * world)), at_most) * world
         self.epoch, self.start = epoch, start  # `start`: batches of this rank already trained on, in a resumed epoch
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ class Loaders(LightningDataModule):
         if batch_size > len(source.splits["train"]):
             raise ConfigError(
                 f"data.batch_size={batch_size} is more than the {len(source.splits['train'])} training images.\n"
-                f"Set data.batch_size to {max(len(source.splits['train']) // 4, 1)} or less."
+                f"Set data.batch_size to {len(source.splits['train'])} or less."
             )
 
     def loader(self, split: str, train: bool = False) -> DataLoader:

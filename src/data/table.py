@@ -41,17 +41,17 @@ def table(
     file = file if file.is_file() else root / file
     if not file.is_file():
         raise DataError(f"data.table={table}: no such file, neither as given nor as {file}. {_nearest(root, file)}")
-    rows = _rows(file)
-    _, header = next(rows, (1, []))
+    lines = rows(file)
+    _, header = next(lines, (1, []))
     names = [path_column, target_column, split_column]
     if split_column == "split" and "split" not in header:
         names.pop()  # nobody asked for it
     columns = [_column(file, header, name, key) for name, key in zip(names, ("path", "target", "split"), strict=False)]
-    found, notes = _collect(root, file, rows, len(header), columns)
+    found, notes = _collect(root, file, lines, len(header), columns)
     return assemble(root, found, val_size, test_size, split_seed, notes=notes)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """(row number as a spreadsheet counts, stripped cells); blank rows are left out."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
@@ -74,7 +74,7 @@ def _column(file: Path, header: list[str], name: str, key: str) -> int:
     guess = next((column for column in header if near and column.lower() == near[0]), "NAME")
     raise DataError(
         f"data.table={file}: {'no' if name not in header else 'more than one'} column {name!r}. "
-        f"Its columns: {', '.join(header) or 'none, the file is empty'}. Set data.{key}_column={guess}."
+        f"Its columns: {', '.join(header) or 'none, the file is empty'}. Set data.columns.{key}={guess}."
     )
 
 

@@ -29,4 +29,5 @@ def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) ->
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # every rank has every prediction already
     metrics.update(logits, target)
-    return {f"{split}/{name}": float(value) for name, value in metrics.compute().items()}
+    found = {f"{split}/{name}": float(value) for name, value in metrics.compute().items()}
+    return found | {f"{split}/images": len(target)}

@@ -21,6 +21,9 @@ def select(run: Run) -> None:
     network.load_state_dict({k.removeprefix(prefix): v for k, v in found["state_dict"].items() if k.startswith(prefix)})
     _, logits, target = predictions(run, network, "val")
     if run.leader:
-        run.home.update(weights=run.save(network, {"chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}))
+        run.home.update(
+            chosen=chosen.name,
+            weights=run.save(network, {"chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}),
+        )
         run.home.add_metrics(measure(run, "val", logits, target) | {"select/epoch": found["epoch"]})
     world.gather(None)  # the other ranks must not look for the model before it is there
