@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(1)  # the zygote and the tests share two cores
+# The tests, the processes they start and the notebook share two cores; threads that wait for each other would crawl.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @dataclass
