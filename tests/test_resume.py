@@ -51,6 +51,19 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
     same(whole, run)
 
 
+@pytest.mark.parametrize(
+    "more", ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=2"]
+)
+def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path, more):
+    start, fault = [*words(shapes, tmp_path), more], {"at": "step", "n": 10, "number": int(signal.SIGKILL)}
+    assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
+    assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == -9
+    assert updates(tmp_path / "run") > 0
+    assert zygote.run(f"resume={tmp_path / 'run'}", seed=99) == 0, zygote.screen
+    assert 0 < zygote.screen.count("a training step") < 18
+    same(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize("at", ["step", "validation", "predict"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, whole, tmp_path, at, number, code):
