@@ -15,6 +15,8 @@ def main(cfg) -> None:
     from src.run import job  # torch is imported behind the check, and not at all for --help and --cfg
 
     codes.append(job(cfg))
+    if codes[-1] in (130, 143):
+        sys.exit(codes[-1])  # told to stop: the other jobs of a sweep too
 
 
 if __name__ == "__main__":

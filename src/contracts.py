@@ -76,7 +76,7 @@ class Task:
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
     metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
-    scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # -> (N,), whose mean is the monitored metric
+    scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # -> (N,), whose mean is the monitored metric
     decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image
 
 

@@ -62,6 +62,7 @@ class RunFolder:
     """One run's folder. Only rank 0 writes; the state is read back by whoever resumes."""
 
     def __init__(self, path: Path, made: bool = False):
+        self.locked = False
         self.path, self.made = path, made  # made: new, and named by this process
         self.config = path / "config.yaml"
         self._state = path / "run.json"
@@ -84,6 +85,7 @@ class RunFolder:
                     f"The run folder {self.path} is in use by {stream.read().strip() or 'another process'}.\n"
                     "Wait until it ends or stop it, then resume; or start a new run without run_dir and resume."
                 ) from error
+            self.locked = True
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}")
             stream.flush()

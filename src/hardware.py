@@ -40,6 +40,7 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs.\n"
             f"Set trainer.devices={torch.cuda.device_count()} or trainer.devices=auto."
         )
+    _refuse_flags(cfg)
     precision = str(words["precision"])
     if where == "cpu" and "bf16" in precision and not fast_bf16():
         raise ConfigError(
@@ -53,6 +54,25 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             "trainer.precision=16-mixed with optimizer.fused=true and trainer.gradient_clip_val: a fused optimizer "
             "unscales the gradients itself, after they would have been clipped.\n"
             "Set optimizer.fused=false, or trainer.precision=bf16-mixed."
+        )
+
+
+def _refuse_flags(cfg: dict[str, Any]) -> None:
+    """Trainer flags with which the stages after the fit could not work."""
+    words = cfg["trainer"]
+    if words["fast_dev_run"]:
+        raise ConfigError("trainer.fast_dev_run writes no checkpoint, so nothing can be tested.\nUse debug=fast.")
+    if words["barebones"] or not words["enable_checkpointing"]:
+        raise ConfigError(
+            "trainer.barebones=true and trainer.enable_checkpointing=false write no checkpoint, so nothing can be "
+            "tested or resumed.\nLeave them as they are; debug=fast is the quick run."
+        )
+    every, epochs = words["check_val_every_n_epoch"], words["max_epochs"]
+    never = words["limit_val_batches"] == 0 or (every and epochs and 0 < epochs < every)
+    if never and "fit" in cfg["stages"] and cfg["select"] == "best":
+        raise ConfigError(
+            "select=best needs a validation, and this fit makes none (trainer.limit_val_batches=0, or "
+            "trainer.check_val_every_n_epoch above trainer.max_epochs).\nSet select=last."
         )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
-from src.contracts import Task
+from src.contracts import ConfigError, Task
 
 Batch = dict[str, torch.Tensor]
 
@@ -114,4 +114,11 @@ class Module(pl.LightningModule):
         checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        was = len(checkpoint["train_loss"])
+        if was != self.trainer.world_size:
+            raise ConfigError(
+                f"The run was trained by {was} processes and would go on with {self.trainer.world_size}: "
+                "other batches, another result.\n"
+                f"Resume it with {was}, or start a new run from its weights with init_from."
+            )
         self.train_loss = dict(checkpoint["train_loss"][self.global_rank])

@@ -32,7 +32,8 @@ def images(where: str, column: str) -> list[Path]:
             raise DataError(
                 f"{path} has no column {column}; it has: {', '.join(header)}.\nName one with --path-column."
             )
-        found = [path.parent / cells[header.index(column)] for _, cells in lines]
+        place = header.index(column)
+        found = [path.parent / cells[place] for _, cells in lines if len(cells) > place]
     else:
         found = [path]
     if not found:
@@ -63,7 +64,7 @@ def probabilities(
         except DataError as error:
             bad.append(str(error))
             continue
-        if len(waiting) == batch_size:
+        if len(waiting) >= batch_size:
             yield from flush()
             waiting.clear()
     if waiting:
@@ -75,6 +76,8 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
     network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
     classes, paths, bad = facts["classes"], images(where, column), list[str]()
+    if not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {Path(out).absolute().parent}. Make it first.")
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

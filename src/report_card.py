@@ -41,12 +41,11 @@ def last_screen(home: RunFolder) -> None:
     for name in intervals:
         split = name.partition("/")[0]
         seen, there = int(metrics[f"{split}/images"]), state["images"][split]
-        print(
-            f"{name}  {100 * metrics[name]:.2f} %  (95 % interval {100 * metrics[f'{name}/low']:.2f} – "
-            f"{100 * metrics[f'{name}/high']:.2f}, {seen}{f' of {there}' if seen < there else ''} images)"
-        )
-    if not intervals and "val/images" in metrics:
-        print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith("val/") and v is not None))
+        value, low, high = (_said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
+        print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
+    if not intervals:
+        shown = "test/" if "test/images" in metrics else "val/"
+        print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
     if "select/epoch" in metrics:
         print(f"chosen      {state['chosen']}, epoch {metrics['select/epoch'] + 1} of {metrics['fit/epochs']}")
     spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
@@ -65,3 +64,7 @@ def resume_command(home: RunFolder) -> str:
 def short(path: Path) -> Path:
     """As it is typed from here: relative where it lies below the current folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _said(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name.endswith("acc") else f"{value:.4f}"

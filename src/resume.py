@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -21,7 +22,7 @@ from src.contracts import ConfigError, DataError
 # What a resumed run may change: it does not touch the result.
 FREE = (
     *("resume", "run_dir", "data.num_workers", "data.timeout"),
-    *("callbacks.progress", "callbacks.last", "paths", "stages"),
+    *("callbacks.progress", "callbacks.last", "paths", "stages", "select"),
 )
 PATHS = ("data.root", "data.table", "model.weights", "init_from", "paths.logs", "paths.cache")
 SECRET = ("token", "secret", "password", "api_key", "apikey")
@@ -34,7 +35,7 @@ def open_home(cfg: DictConfig) -> folder.RunFolder:
         if given and Path(given).expanduser().exists():
             OmegaConf.update(cfg, key, str(Path(given).expanduser().absolute()))
     if world.rank() != 0:
-        path = world.share("run_dir")
+        path = world.share("run_dir") or cfg.run_dir
         if path is None:
             raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is.")
         return folder.RunFolder(Path(path))
@@ -83,7 +84,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_differences(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = _plain(saved)
+        words = _here(_plain(saved), saved.run_dir, str(home.path))
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -116,7 +117,7 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 300) -> dict[
     saved = OmegaConf.load(home.config)
     assert isinstance(saved, DictConfig)
     _take(cfg, saved, FREE)
-    return _plain(saved)
+    return _here(_plain(saved), saved.run_dir, str(home.path))
 
 
 @contextmanager
@@ -136,12 +137,15 @@ def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFold
     rows = []
     for word in typed():
         key = word.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
+        if word.startswith("~") or key in ("debug", "experiment"):  # they change more than one key
+            rows += [] if word in home.state()["overrides"] else [(word, "given", "not given")]
+            continue
         if key.startswith(FREE) or key.startswith("hydra"):
             continue
         asked, was = OmegaConf.select(cfg, key), OmegaConf.select(saved, key)
         rows += list(_leaves(key, _container(asked), _container(was)))
     if rows:
-        lines = [f"  {key}: {was!r} in the run, {asked!r} asked" for key, asked, was in rows[:20]]
+        lines = [f"  {key}: in the run {was!r}, asked {asked!r}" for key, asked, was in rows[:20]]
         raise ConfigError(
             f"resume={home.path} goes on with exactly the run that is there, and these words would change it:\n"
             + "\n".join(lines)
@@ -183,13 +187,15 @@ def same_data(home: folder.RunFolder, found: str) -> None:
         )
 
 
-def weights(run: Path) -> Path:
-    """What init_from starts from."""
+def weights(init_from: str, classes: tuple[str, ...]) -> tuple[Path, bool]:
+    """The file that init_from starts from, and whether its head is for the same classes."""
+    run = Path(init_from)
     file = run / "model" / "weights.safetensors"
     if not file.is_file():
         found = "it has no model/ yet; its stage `select` is not done" if run.is_dir() else "there is no such folder"
         raise ConfigError(f"init_from={run}: {found}.\nName the folder of a run that is finished.")
-    return file
+    said = json.loads((file.parent / "model.json").read_text(encoding="utf-8"))
+    return file, said["classes"] == list(classes)
 
 
 def step(home: folder.RunFolder) -> int:
@@ -221,6 +227,16 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
+
+
+def _here(node: Any, old: str, new: str) -> Any:
+    """The config of a run folder that may have been moved: its paths are where it is now."""
+    if isinstance(node, dict):
+        return {k: _here(v, old, new) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_here(v, old, new) for v in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(old + "/"))
+    return new + node[len(old) :] if inside else node
 
 
 def _masked(node: Any, name: str = "") -> Any:

@@ -56,9 +56,11 @@ def job(cfg: DictConfig) -> int:
             print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
     except Exception as error:
         _tell(error)
-    if home and world.rank() == 0 and home.state().get("state") == "running":
+    finally:
+        signals.defer(False)
+    if home and home.locked and home.state().get("state") == "running":
         home.update(state=state)
-    if home and world.rank() == 0 and code in (2, 3):
+    if home and home.locked and code in (2, 3):
         resume.discard(home)
     return code
 
@@ -90,8 +92,9 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 report_card.last_screen(home)
             return home.metrics()
         r = build(words, home)
-        for name in words["stages"]:
-            home.once(STAGES[name], r, r.leader)
+        for name in STAGES:
+            if name in words["stages"]:
+                home.once(STAGES[name], r, r.leader)
         if leader:
             home.update(state="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
             report_card.last_screen(home)
@@ -103,7 +106,10 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     refuse_impossible(cfg)
     source = make(cfg["data"]["source"])
     task = make(cfg["task"])(classes=source.classes)
-    network = partial(start, cfg, task.outputs)
+    names = [f"val/{name}" for name in task.metrics()]
+    if task.monitor not in names:
+        raise ConfigError(f"task.monitor={task.monitor}: this task measures {', '.join(names)}.\nSet one of these.")
+    network = partial(start, cfg, task.outputs, source.classes)
     first, notes = network()
     spec, data = first.spec, cfg["data"]
     source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
@@ -138,16 +144,16 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     )
 
 
-def start(cfg: dict[str, Any], outputs: int) -> tuple[Network, list[str]]:
+def start(cfg: dict[str, Any], outputs: int, classes: tuple[str, ...]) -> tuple[Network, list[str]]:
     """The network at its starting weights, and what was decided about them."""
     rng.seed(cfg["seed"], "weights")
-    backbone = make(cfg["model"])
+    file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
+    given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
+    backbone = make({**cfg["model"], **given})
     network = Network(backbone, outputs).to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
     dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
-    if cfg["init_from"]:
-        return network, load_weights(network, resume.weights(Path(cfg["init_from"])), backbone.convert)
-    if backbone.weights:
-        return network, load_weights(network, backbone.weights, backbone.convert)
+    if file or backbone.weights:
+        return network, load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
     origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
     return network, [f"weights: {origin}; the head is new"]
 
@@ -171,11 +177,13 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
     loggers = copy.deepcopy(cfg.get("logger")) or {}
     if resumed and "tensorboard" in loggers:
         loggers["tensorboard"]["purge_step"] = resumed + 1
-    wanted = (cfg.get("callbacks") or {}).values()
+    wanted = dict(cfg.get("callbacks") or {})
     if not loggers:  # Lightning's monitor of learning rates refuses to work for nobody
-        wanted = [node for node in wanted if not node["_target_"].endswith("LearningRateMonitor")]
+        wanted.pop("lr_monitor", None)
+    if not words["enable_progress_bar"]:
+        wanted.pop("progress", None)
     return make(words)(
-        callbacks=[make(node) for node in wanted],
+        callbacks=[make(node) for node in wanted.values()],
         logger=[make(node) for node in loggers.values()] or False,
         plugins=[AtomicCheckpointIO()],
     )

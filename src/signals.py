@@ -22,6 +22,7 @@ class Stopped(BaseException):
 class _Watch:
     deferred = False  # a fit is under way and asks `wanted` after each step
     wanted = 0  # the exit code, once a signal has come
+    timer: threading.Timer | None = None
 
 
 _watch = _Watch()
@@ -36,9 +37,9 @@ def install(grace: float = 60.0) -> None:
             raise Stopped(code)
         _watch.wanted = code
         print(f"\n{signal.Signals(number).name}: saving after this step; once more ends at once.", file=sys.stderr)
-        timer = threading.Timer(grace, os._exit, (code,))
-        timer.daemon = True
-        timer.start()
+        _watch.timer = threading.Timer(grace, os._exit, (code,))
+        _watch.timer.daemon = True
+        _watch.timer.start()
 
     for number in CODES:
         signal.signal(number, handle)
@@ -46,6 +47,9 @@ def install(grace: float = 60.0) -> None:
 
 def defer(on: bool) -> None:
     _watch.deferred, _watch.wanted = on, 0
+    if _watch.timer is not None:
+        _watch.timer.cancel()
+        _watch.timer = None
 
 
 def wanted() -> int:

@@ -52,10 +52,16 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
 
 
 @pytest.mark.parametrize(
-    "more", ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=2"]
+    "more",
+    [
+        ["trainer.accumulate_grad_batches=2"],
+        ["trainer.val_check_interval=4"],
+        ["trainer.check_val_every_n_epoch=2"],
+        ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=4"],
+    ],
 )
 def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path, more):
-    start, fault = [*words(shapes, tmp_path), more], {"at": "step", "n": 10, "number": int(signal.SIGKILL)}
+    start, fault = [*words(shapes, tmp_path), *more], {"at": "step", "n": 10, "number": int(signal.SIGKILL)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == -9
     assert updates(tmp_path / "run") > 0
@@ -88,6 +94,41 @@ def test_a_damaged_last_checkpoint_gives_way_to_its_predecessor(zygote, shapes, 
     same(whole, run)
 
 
+def test_a_run_folder_can_be_moved(zygote, shapes, whole, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    start = [*words(shapes, tmp_path), f"run_dir={old}"]
+    assert zygote.run(*start, fault={"at": "step", "n": 9, "number": int(signal.SIGKILL)}) == -9
+    old.rename(new)
+    assert zygote.run(f"resume={new}") == 0, zygote.screen
+    assert not old.exists()
+    same(whole, new)
+
+
+def test_early_stopping_stays_decided(zygote, shapes, tmp_path):
+    stop = ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
+    start = [*words(shapes, tmp_path), *stop, "callbacks.early_stopping.min_delta=1"]  # nothing can be that much better
+    assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
+    assert updates(tmp_path / "whole") == 12
+    # the second validation decides; the signal comes in it, so the checkpoint is written with the decision
+    fault = {"at": "validation", "n": 3, "number": int(signal.SIGTERM)}
+    assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == 143
+    assert zygote.run(f"resume={tmp_path / 'run'}") == 0, zygote.screen
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_sweep_that_is_told_to_stop_stops(zygote, shapes, tmp_path):
+    fault = {"at": "step", "n": 3, "number": int(signal.SIGTERM)}
+    assert zygote.run("-m", "seed=0,1", *words(shapes, tmp_path), fault=fault) == 143
+    assert len(list((tmp_path / "logs" / "default").iterdir())) == 1
+
+
+def test_init_from_keeps_the_input_of_the_weights(zygote, shapes, whole, tmp_path):
+    start = [w for w in words(shapes, tmp_path) if not w.startswith("model.image_size")]
+    assert zygote.run(*start, f"init_from={whole}", "stages=[fit]", "trainer.max_epochs=1") == 0, zygote.screen
+    assert "input 3×32×32" in zygote.screen
+    assert "head: kept" in zygote.screen
+
+
 def test_resume_auto_takes_the_newest_unfinished_run(zygote, shapes, whole, tmp_path):
     start = words(shapes, tmp_path)
     assert zygote.run(*start, fault={"at": "step", "n": 9, "number": int(signal.SIGKILL)}) == -9
@@ -112,7 +153,15 @@ def test_a_finished_run_has_nothing_left_to_do(zygote, whole):
 
 
 @pytest.mark.parametrize(
-    "word", ["data.batch_size=4", "model.name=test_efficientnet", "optimizer=sgd", "trainer.max_epochs=9", "seed=3"]
+    "word",
+    [
+        "data.batch_size=4",
+        "model.name=test_efficientnet",
+        "optimizer=sgd",
+        "trainer.max_epochs=9",
+        "seed=3",
+        "debug=few",
+    ],
 )
 def test_a_resume_that_would_change_the_run_is_refused(zygote, whole, word):
     assert zygote.run(f"resume={whole}", word) == 2

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -99,8 +100,11 @@ def test_eight_runs_started_together_get_eight_folders(tmp_path):
 def test_a_folder_in_use_is_refused(zygote, whole):
     from src.folder import RunFolder
 
-    with RunFolder(whole).lock():
+    with RunFolder(whole).lock() as home:
+        home.update(state="running")
         assert zygote.run(f"resume={whole}") == 2
+        assert home.state()["state"] == "running"  # that of the run that goes on
+        home.update(state="finished")
     assert f"in use by process {os.getpid()}" in zygote.screen
     assert zygote.run(f"resume={whole}") == 0
 
@@ -137,6 +141,9 @@ def test_an_unwritable_log_folder_is_told_before_training(zygote, small, tmp_pat
         (["resume=nowhere"], 2, "no run folder"),
         (["trainer.precision=16-mixed"], 2, "fp16 is for GPUs"),
         (["select=best", "trainer.limit_val_batches=0"], 2, "select=last"),
+        (["trainer.check_val_every_n_epoch=9"], 2, "select=last"),
+        (["trainer.fast_dev_run=true"], 2, "debug=fast"),
+        (["task.monitor=val/f1"], 2, "val/f1_macro"),
     ],
 )
 def test_a_mistake_is_told_in_a_paragraph(zygote, small, words, code, told):
@@ -163,7 +170,8 @@ def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch):
     from src import hardware
     from src.contracts import ConfigError
 
-    cfg = {"trainer": {"accelerator": "cpu", "devices": 1, "precision": "bf16-mixed", "gradient_clip_val": None}}
+    flags = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())
+    cfg = {"trainer": flags | {"accelerator": "cpu", "precision": "bf16-mixed"}, "stages": ["fit"], "select": "best"}
     monkeypatch.setattr(hardware, "fast_bf16", lambda: False)
     with pytest.raises(ConfigError, match="no bf16 arithmetic"):
         hardware.refuse_impossible(cfg | {"optimizer": {}})
@@ -197,12 +205,29 @@ def test_every_trainer_flag_is_in_the_yaml():
     """So that no override needs a plus. What the template makes itself, or sets per split, is not the user's."""
     import inspect
 
-    import yaml
     from pytorch_lightning import Trainer
 
     own = {"self", "logger", "callbacks", "plugins", "model_registry", "limit_predict_batches"}
     listed = set(yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())) - {"_target_", "_partial_"}
     assert listed == set(inspect.signature(Trainer.__init__).parameters) - own
+
+
+def test_the_interval_is_that_of_the_monitored_metric(zygote, small, tmp_path):
+    run = tmp_path / "run"
+    more = ["task.monitor=val/nll", "task.mode=min", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"]
+    assert zygote.run(*small, f"run_dir={run}", *more) == 0, zygote.screen
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["test/nll/low"] < found["test/nll"] < found["test/nll/high"]
+    assert "test/nll  0." in zygote.screen and "epoch 1/1" not in zygote.screen
+
+
+def test_a_fit_without_validation_can_be_tested(zygote, small, tmp_path):
+    run = tmp_path / "run"
+    more = ["trainer.limit_val_batches=0", "select=last", "trainer.max_epochs=1", "task.monitor=val/f1_macro"]
+    assert zygote.run(*small, f"run_dir={run}", *more) == 0, zygote.screen
+    found = json.loads((run / "metrics.json").read_text())
+    assert "test/acc" in found and "val/acc" not in found
+    assert "test/acc/low" not in found  # the mean of what is not measured per image has no such interval
 
 
 def test_no_logger_is_a_choice(zygote, small, tmp_path):

@@ -33,8 +33,10 @@ class Last(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stop, self.due = self._agree(trainer)
-        every = trainer.val_check_batch
-        validates = trainer.is_last_batch or (every is not None and (batch_idx + 1) % every == 0)
+        every, counted = trainer.val_check_batch, batch_idx
+        if trainer.check_val_every_n_epoch is None:  # then Lightning counts batches over all epochs
+            counted = trainer.fit_loop.total_batch_idx
+        validates = trainer.is_last_batch or (every is not None and (counted + 1) % every == 0)
         halfway = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if (self.due or stop) and not validates and not halfway:
             self._save(trainer)
@@ -46,9 +48,11 @@ class Last(Checkpoint):
         self._leave(stop)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["should_stop"] = trainer.should_stop  # early stopping may have decided already
         checkpoint["history_rows"] = [h.rows for h in trainer.loggers if isinstance(h, History)]
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        trainer.should_stop = checkpoint["should_stop"]
         histories = [h for h in trainer.loggers if isinstance(h, History)]
         for history, rows in zip(histories, checkpoint["history_rows"], strict=False):
             history.rewind(rows)
@@ -60,9 +64,10 @@ class Last(Checkpoint):
         """(exit code or 0, whether a save is due): the same on all ranks, whichever of them noticed."""
         waited = self.minutes is not None and time.monotonic() - self.saved > 60 * self.minutes
         stepped = self.steps is not None and trainer.global_step % self.steps == 0
+        if trainer.world_size == 1:
+            return signals.wanted(), self.due or waited or stepped
         said = torch.tensor([signals.wanted(), int(self.due or waited or stepped)], device=trainer.strategy.root_device)
-        if trainer.world_size > 1:
-            torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
         stop, due = said.tolist()
         return stop, bool(due)
 

@@ -52,7 +52,8 @@ class Shuffled:
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int, world: int, epoch: int = 0, start: int = 0):
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        at_most = max(n // (2 * world), 1) if batch_size > 1 else n  # two images a batch, at least
+        least = min(batch_size, 2)  # BatchNorm needs two images, unless one was asked for
+        at_most = max(n // (least * world), 1)
         self.batches = min(math.ceil(n / (batch_size * world)), at_most) * world
         self.epoch, self.start = epoch, start  # `start`: batches of this rank already trained on, in a resumed epoch
 
@@ -131,9 +132,8 @@ class Loaders(LightningDataModule):
         view = self.augment if train and self.augment is not None else self.view
         if train:
             overfit = self.trainer is not None and self.trainer.overfit_batches
-            batches = (Repeated if overfit else Shuffled)(
-                len(items), self.batch_size, self.seed, rank, world, self.done["epoch"], self.done["batch"]
-            )
+            common = (len(items), self.batch_size, self.seed, rank, world)
+            batches = Repeated(*common) if overfit else Shuffled(*common, self.done["epoch"], self.done["batch"])
         else:
             batches = InOrder(len(items), self.batch_size, rank, world)
         dataset = Images(self.source.root, items, self.spec.channels, view, view is self.augment, self.seed)

@@ -38,7 +38,8 @@ class Network(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image
-        return self.head(self.dropout(self.backbone((x - self.mean) / self.std)))
+        x = ((x - self.mean) / self.std).to(self.head.weight.dtype)  # precision=bf16-true has no float weights
+        return self.head(self.dropout(self.backbone(x)))
 
     def train(self, mode: bool = True) -> Network:
         """What does not learn must not move: a module whose parameters are all frozen is put in eval mode,

@@ -74,8 +74,9 @@ def _unreadable(path: str | Path, error: Exception) -> ConfigError:
     )
 
 
-def load_weights(network: nn.Module, file: Path, convert: Callable) -> list[str]:
-    """Loads `file` into a Network (`backbone.*`, `head.*`). Only the head may differ, and then stays as it is.
+def load_weights(network: nn.Module, file: Path, convert: Callable, keep_head: bool = True) -> list[str]:
+    """Loads `file` into a Network (`backbone.*`, `head.*`). Only the head may differ, and then stays as it is; so it
+    does without `keep_head`, for other classes.
 
     Returns what was decided, one sentence each. Raises ConfigError with a table of everything else that differs.
     """
@@ -86,7 +87,7 @@ def load_weights(network: nn.Module, file: Path, convert: Callable) -> list[str]
     state = {f"backbone.{k}": v for k, v in body.items()} | {k: v for k, v in state.items() if k.startswith("head.")}
     own = network.state_dict()
     head = [k for k in own if k.startswith("head.")]
-    fits = all(k in state and state[k].shape == own[k].shape for k in head)
+    fits = keep_head and all(k in state and state[k].shape == own[k].shape for k in head)
     kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
     _refuse_differences(own, kept, head if not fits else [], file)
     network.load_state_dict(kept, strict=fits)

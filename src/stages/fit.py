@@ -21,4 +21,6 @@ def fit(run: Run) -> None:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         trainer.fit(run.module(run.network()), datamodule=run.loaders, ckpt_path=last if resumable else None)
     if run.leader:
-        run.home.add_metrics({"fit/epochs": trainer.current_epoch, "fit/updates": trainer.global_step})
+        run.home.add_metrics(
+            {"fit/epochs": trainer.fit_loop.epoch_progress.current.processed, "fit/updates": trainer.global_step}
+        )

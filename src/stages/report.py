@@ -18,12 +18,14 @@ def report(run: Run) -> None:
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
-    final = {k: v for k, v in metrics.items() if k.startswith("test/")}
-    logger.log_hyperparams(words, final, step=int(metrics["fit/updates"]))
+    final = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
+    logger.log_hyperparams(words, final, step=int(metrics.get("fit/updates", 0)))
     predictions = run.home.path / "predictions.csv"
     if predictions.is_file():
         counts = confusion(predictions, run.source.classes)
-        logger.experiment.add_figure("test/confusion", _picture(counts, run.source.classes), metrics["fit/updates"])
+        logger.experiment.add_figure(
+            "test/confusion", _picture(counts, run.source.classes), metrics.get("fit/updates", 0)
+        )
     logger.finalize("success")
 
 

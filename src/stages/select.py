@@ -19,11 +19,14 @@ def select(run: Run) -> None:
     network = run.network()
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in found["state_dict"].items() if k.startswith(prefix)})
-    _, logits, target = predictions(run, network, "val")
+    found_on_val = {}
+    if run.cfg["trainer"]["limit_val_batches"] != 0:
+        _, logits, target = predictions(run, network, "val")
+        found_on_val = measure(run, "val", logits, target)
     if run.leader:
         run.home.update(
             chosen=chosen.name,
             weights=run.save(network, {"chosen": {"checkpoint": chosen.name, "epoch": found["epoch"]}}),
         )
-        run.home.add_metrics(measure(run, "val", logits, target) | {"select/epoch": found["epoch"]})
+        run.home.add_metrics(found_on_val | {"select/epoch": found["epoch"]})
     world.gather(None)  # the other ranks must not look for the model before it is there

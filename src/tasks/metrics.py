@@ -19,15 +19,15 @@ class Mean(Metric):
     def __init__(self, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
         super().__init__()
         self.score = score
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
-        self.total += self.score(logits, target).double().sum()
+        self.total += self.score(logits, target).float().sum()  # an mps device has no float64
         self.count += len(target)
 
     def compute(self) -> torch.Tensor:
-        return (self.total / self.count).float()
+        return self.total / self.count
 
 
 class BalancedAccuracy(Metric):

@@ -52,4 +52,5 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
             for best, row in rows
         ]
 
-    return Task(outputs=n, monitor=monitor, mode=mode, metrics=metrics, scores=right, decode=decode)
+    scores = {"val/acc": right, "val/nll": nll, "val/brier": brier}.get(monitor)
+    return Task(outputs=n, monitor=monitor, mode=mode, metrics=metrics, scores=scores, decode=decode)
