@@ -29,7 +29,7 @@ trainer.accelerator trainer.devices trainer.precision trainer.limit_train_batche
 """
 ABOUT = """
 Fine-tunes an image classifier on your pictures, with PyTorch Lightning and settings from configs/.
-Each run gets a folder of its own, logs/NAME/DATE_TIME, which can be resumed, evaluated and used to predict.
+Each run gets a folder of its own, logs/NAME/DATE_TIME, which can be resumed and used to predict.
 """
 CODES = "0 done   1 failed   2 usage or config   3 data   130 Ctrl-C   143 preempted"
 
