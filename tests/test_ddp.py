@@ -61,6 +61,16 @@ def test_the_test_metrics_are_those_of_one_process(run, shapes):
     }
 
 
+def test_a_non_finite_loss_ends_all_ranks_at_once(shapes, tmp_path):
+    from tests.conftest import words
+
+    said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=2", "data.batch_size=5", "optimizer.lr=1e30"]
+    command = [sys.executable, "train.py", *said, "trainer.gradient_clip_val=null"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "The loss is" in done.stderr
+
+
 def test_it_is_written_and_said_once(run):
     where, screen = run
     assert screen.count("test/acc") == 1

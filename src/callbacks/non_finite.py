@@ -16,8 +16,14 @@ class NonFiniteGuard(Callback):
         self.index = batch["index"]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        if bool(torch.isfinite(loss)):
+        finite = torch.isfinite(loss.detach()).int()
+        mine = bool(finite)
+        if trainer.world_size > 1:  # all ranks stop together; one that raised alone would leave the others waiting
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if bool(finite):
             return
+        if mine:
+            raise NonFinite("The loss of another rank is not finite; its message names the images.")
         train = trainer.datamodule.source.splits["train"]
         images = ", ".join(train.paths[i] for i in self.index[:4].tolist())
         rates = sorted({g["lr"] for g in trainer.optimizers[0].param_groups})
