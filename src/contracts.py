@@ -66,6 +66,24 @@ class Backbone:
     weights: Path | None = None  # a file that is to be loaded once the head exists
     convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = field(default=lambda state: state)
     # convert: a foreign state dict -> this network's names and shapes (position embeddings, input channels)
+    stages: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    # stages: (B, C, H, W) normalised -> ((B, features), all stages pooled (B, widths)); None: not known
+    family: str = "other"  # batchnorm | attention | other; the recipe goes by it
+    batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
+
+
+Affine = tuple["torch.Tensor", "torch.Tensor"]  # weight (outputs, D), bias (outputs,)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head that was solved on features, not trained by gradient steps."""
+
+    name: str
+    weight: torch.Tensor  # (outputs, D)
+    bias: torch.Tensor  # (outputs,)
+    logits: torch.Tensor | None = None  # (N, outputs) of the images it was solved on, out of fold
+    parts: tuple[tuple[torch.Tensor, Affine], ...] = ()  # (images held out (n,), the head that did not see them)
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,11 @@ class Task:
     metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
     scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # -> (N,), whose mean is the monitored metric
     decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image
+    solve: Callable[..., list[Head]] | None = None
+    # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
+    close: Callable[..., dict[str, Affine]] | None = None
+    # (trained, x, target, column, x_val, val_target) -> {"", "closing", "blend"}: the head that was trained, one solved
+    # on the features (N, D) that the training left, and both together
 
 
 @dataclass(frozen=True)
@@ -88,9 +111,10 @@ class Run:
     home: Any  # RunFolder
     source: Source
     task: Task
+    spec: InputSpec
     network: Callable[[], Any]  # () -> the Network at its starting weights
     module: Callable[[Any], Any]  # Network -> the LightningModule
-    trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that predicts
+    trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that only predicts
     loaders: Any  # Loaders, the LightningDataModule
     save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
     load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone

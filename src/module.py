@@ -40,6 +40,7 @@ class Module(pl.LightningModule):
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
+        self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
@@ -96,7 +97,7 @@ class Module(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         valid = batch["valid"]
-        logits = self.network(batch["image"])[valid].float()
+        logits = self.see(batch["image"])[valid].float()
         return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": batch["target"][valid].cpu()}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:

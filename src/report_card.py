@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from src.contracts import InputSpec, Source
 from src.folder import RunFolder
+from src.recipe import Decision, Probed
 
 
 def cards(
@@ -33,6 +35,23 @@ def cards(
     print(flush=True)
 
 
+def recipe(plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None) -> str:
+    """recipe.md: what was decided, as words that could be typed, and why; said on the screen too."""
+    lines = []
+    if probed:
+        lines.append(
+            f"probe    {100 * probed.score:.1f} % held out, by {probed.head}; {100 * probed.last:.1f} % by the last features"
+        )
+    width = max((len(d.override) for d in plan), default=0)
+    for i, decision in enumerate(plan):
+        lines.append(f"{'recipe' if i == 0 else '':9}{decision.override:{width}}  {decision.reason}")
+    lines += [f"{'yours' if i == 0 else '':9}{word}" for i, word in enumerate(typed)]
+    print("\n".join(lines), flush=True)
+    rows = [f"| `{d.override}` | {d.reason} |" for d in plan] + [f"| `{word}` | yours |" for word in typed]
+    head = [f"The probe: {100 * probed.score:.2f} % held out, by {probed.head}.", ""] if probed else []
+    return "\n".join(["# Recipe", "", *head, "| decided | why |", "|---|---|", *rows]) + "\n"
+
+
 def last_screen(home: RunFolder) -> None:
     """The result with its interval, and what to type next."""
     metrics, state = home.metrics(), home.state()
@@ -48,6 +67,8 @@ def last_screen(home: RunFolder) -> None:
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
     if "select/epoch" in metrics:
         print(f"chosen      {state['chosen']}, epoch {metrics['select/epoch'] + 1} of {metrics['fit/epochs']}")
+    elif "chosen" in state:
+        print(f"chosen      {state['chosen']}")
     spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
     run, python = short(home.path), short(Path(sys.executable))
     print(f"run folder  {run}\nseconds     {spent}\n")

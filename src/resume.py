@@ -30,10 +30,7 @@ SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 def open_home(cfg: DictConfig) -> folder.RunFolder:
     """The run folder, the same on all ranks; new ones are made by rank 0."""
-    for key in PATHS:  # a run may be resumed from elsewhere
-        given = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if given and Path(given).expanduser().exists():
-            OmegaConf.update(cfg, key, str(Path(given).expanduser().absolute()))
+    absolute(cfg)
     if world.rank() != 0:
         path = world.share("run_dir") or cfg.run_dir
         if path is None:
@@ -42,6 +39,15 @@ def open_home(cfg: DictConfig) -> folder.RunFolder:
     path = _choose(cfg)
     world.share("run_dir", str(path))
     return folder.RunFolder(path, made=not cfg.run_dir and not (path / "config.yaml").exists())
+
+
+def absolute(cfg: DictConfig) -> DictConfig:
+    """Paths as they are from everywhere: a run may be resumed from elsewhere."""
+    for key in PATHS:
+        given = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if given and Path(given).expanduser().exists():
+            OmegaConf.update(cfg, key, str(Path(given).expanduser().absolute()))
+    return cfg
 
 
 def _choose(cfg: DictConfig) -> Path:
@@ -84,17 +90,17 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_differences(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = _here(_plain(saved), saved.run_dir, str(home.path))
+        words = _here(plain(saved), saved.run_dir, str(home.path))
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
     cfg = cfg.copy()
     cfg.run_dir, cfg.resume = str(home.path), None
-    words = _plain(cfg)
+    words = plain(cfg)
     home.update(
         state="running",
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        done=[],
+        done=[stage for stage in words["stages"] if stage == "probe"],
         overrides=typed(),
         seed=words["seed"],
         versions=versions(),
@@ -107,7 +113,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     return words
 
 
-def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 300) -> dict[str, Any]:
+def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
     end = time.monotonic() + seconds
     while not home.config.is_file():
@@ -117,7 +123,7 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 300) -> dict[
     saved = OmegaConf.load(home.config)
     assert isinstance(saved, DictConfig)
     _take(cfg, saved, FREE)
-    return _here(_plain(saved), saved.run_dir, str(home.path))
+    return _here(plain(saved), saved.run_dir, str(home.path))
 
 
 @contextmanager
@@ -223,7 +229,8 @@ def _git() -> dict[str, Any]:
         return {"commit": None, "changed": []}
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Resolved, as plain data."""
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}

@@ -9,14 +9,18 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import folder, report_card, resume, rng, signals, world
+from src import folder, hardware, recipe, report_card, resume, rng, signals, world
+from src.check import configs
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, DataError, Run
 from src.data.loader import Loaders
@@ -24,12 +28,13 @@ from src.data.scan import fingerprint, scan
 from src.data.table import split_table
 from src.factory import make
 from src.finetune.policy import groups
-from src.hardware import refuse_impossible
 from src.models.network import Network, describe, dry_run, load_model, save_model
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
 from src.stages.fit import fit
+from src.stages.probe import probe
+from src.stages.probe import read as read_probe
 from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
@@ -85,6 +90,8 @@ def _tell(error: Exception) -> None:
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
     leader = world.rank() == 0
     with home.lock() if leader else resume.follow(home):
+        if leader and not home.config.is_file():
+            cfg = decide(cfg, home)
         words = resume.decide(cfg, home) if leader else resume.read(cfg, home)
         if not set(words["stages"]) - set(home.state()["done"]):
             if leader:
@@ -101,19 +108,65 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
         return home.metrics()
 
 
-def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
-    """Everything that can be wrong is wrong here, before the first batch."""
-    refuse_impossible(cfg)
+def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
+    """What the user left open: the data are looked at, the frozen network is asked, and the recipe's overrides are
+    composed under the user's own, which therefore win."""
+    words, typed = resume.plain(cfg), resume.typed()
+    if words["recipe"] == "off":
+        return cfg
+    began, given = time.monotonic(), configs.given(typed)
+    r = prepare(words, home)
+    probed, where = None, hardware.accelerator(words)
+    if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
+        device = {"gpu": "cuda"}.get(where, where)
+        probed = probe(r, device, questions(r, given))
+    plan = recipe.plan(facts(r, where, probed), words, given)
+    folder.write(home.path / "recipe.md", report_card.recipe(plan, typed, probed))
+    home.update(seconds={"decide": round(time.monotonic() - began, 2)})
+    return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
+
+
+def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
+    """What is worth asking the frozen network: what the user has not said, of images that can tell."""
+    asked = [] if "data.flip" in given else ["mirror"]
+    asked += ["grey"] if r.spec.channels == 3 and "augment" not in given else []
+    asked += [] if "data.resize" in given else ["resize"]
+    return tuple(asked)
+
+
+def pretrained(cfg: Mapping[str, Any]) -> bool:
+    return bool(cfg["init_from"] or cfg["model"].get("weights") or cfg["model"].get("pretrained", True))
+
+
+def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
+    train, network = r.source.splits["train"], r.network()
+    count = Counter(train.targets)
+    return recipe.Facts(
+        images=len(train),
+        val=len(r.source.splits["val"]),
+        counts=tuple(count[i] for i in range(len(r.source.classes))),
+        size=r.spec.size[0],
+        channels=r.spec.channels,
+        family=network.family,
+        pretrained=pretrained(r.cfg),
+        ordered=bool(network.layers),
+        device=where,
+        bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
+        probed=probed,
+    )
+
+
+def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
+    """The images, the task, the network, and what makes the rest of them."""
+    hardware.refuse_impossible(cfg)
     source = make(cfg["data"]["source"])
     task = make(cfg["task"])(classes=source.classes)
     names = [f"val/{name}" for name in task.metrics()]
     if task.monitor not in names:
         raise ConfigError(f"task.monitor={task.monitor}: this task measures {', '.join(names)}.\nSet one of these.")
-    network = partial(start, cfg, task.outputs, source.classes)
-    first, notes = network()
+    first, _ = start(cfg, task.outputs, source.classes)
     spec, data = first.spec, cfg["data"]
     source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
-    resume.same_data(home, fingerprint(source))
     loaders = Loaders(
         source,
         spec,
@@ -121,30 +174,41 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         make(cfg["augment"]),
         **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize")},
     )
-    leader, said = world.rank() == 0, describe(first, facts(cfg, source, spec, task))
-    module = partial(compose, cfg, task, said)
-    trial = module(first)
-    tried(trial.optimizer, trial.groups)
-    if leader:
-        folder.write(home.path / "split.csv", split_table(source))
-        home.update(images={name: len(split) for name, split in source.splits.items()})
-        report_card.cards(home, source, first, spec, notes, trial, cfg)
+    said = describe(first, known(cfg, source, spec, task))
     return Run(
         cfg=cfg,
         home=home,
         source=source,
         task=task,
-        network=lambda: network()[0],
-        module=module,
+        spec=spec,
+        network=lambda: start(cfg, task.outputs, source.classes, home)[0],
+        module=partial(compose, cfg, task, said),
         trainer=partial(trainer, cfg, home),
         loaders=loaders,
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
-        leader=leader,
+        leader=world.rank() == 0,
     )
 
 
-def start(cfg: dict[str, Any], outputs: int, classes: tuple[str, ...]) -> tuple[Network, list[str]]:
+def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
+    """Everything that can be wrong is wrong here, before the first batch."""
+    r = prepare(cfg, home)
+    network, notes = start(cfg, r.task.outputs, r.source.classes, home)
+    resume.same_data(home, fingerprint(r.source))
+    r.loaders.refuse_too_few()
+    trial = r.module(network)
+    tried(trial.optimizer, trial.groups)
+    if r.leader:
+        folder.write(home.path / "split.csv", split_table(r.source))
+        home.update(images={name: len(split) for name, split in r.source.splits.items()})
+        report_card.cards(home, r.source, network, r.spec, notes, trial, cfg)
+    return r
+
+
+def start(
+    cfg: dict[str, Any], outputs: int, classes: tuple[str, ...], home: folder.RunFolder | None = None
+) -> tuple[Network, list[str]]:
     """The network at its starting weights, and what was decided about them."""
     rng.seed(cfg["seed"], "weights")
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
@@ -153,9 +217,14 @@ def start(cfg: dict[str, Any], outputs: int, classes: tuple[str, ...]) -> tuple[
     network = Network(backbone, outputs).to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
     dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
     if file or backbone.weights:
-        return network, load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
-    origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
-    return network, [f"weights: {origin}; the head is new"]
+        notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
+    else:
+        origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
+        notes = [f"weights: {origin}; the head is new"]
+    if cfg["start"] == "probe" and home and (home.path / "probe.safetensors").is_file():
+        network.answer(*read_probe(home).last)
+        notes.append("head: solved by the probe")
+    return network, notes
 
 
 def compose(cfg: dict[str, Any], task: Any, said: dict[str, Any], network: Network) -> Module:
@@ -169,6 +238,7 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
     """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
     words = copy.deepcopy(cfg["trainer"])
     limits = {name: words[f"limit_{name}_batches"] for name in ("val", "test")}
+    limits["train"] = words["limit_train_batches"]
     if split:
         words |= {"profiler": None, "fast_dev_run": False, "overfit_batches": 0.0, "max_time": None}
         words |= {"enable_checkpointing": False, "enable_progress_bar": False, "limit_predict_batches": limits[split]}
@@ -189,7 +259,8 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
     )
 
 
-def facts(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, Any]:
+def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, Any]:
+    """What model.json says of a network beside its weights."""
     fixed = {"pretrained": False, "weights": None, "image_size": spec.size[0], "in_chans": spec.channels}
     build = {**cfg["model"], **{k: v for k, v in fixed.items() if k in cfg["model"]}}
     return {

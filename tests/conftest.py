@@ -76,7 +76,7 @@ def words(shapes: Path, folder: Path) -> list[str]:
         "data=folder", f"data.root={shapes}", "data.batch_size=8", "data.flip=0", *SMALL, "model.drop_rate=0.2",
         "model.drop_path_rate=0.1", "trainer.max_epochs=3", f"paths.logs={folder / 'logs'}",
         f"paths.cache={folder / 'cache'}", "callbacks.last.every_n_train_steps=2", "trainer.log_every_n_steps=1",
-        "logger=[csv]",
+        "logger=[csv]", "recipe=off",
     ]  # fmt: skip
 
 

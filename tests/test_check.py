@@ -98,7 +98,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "optimizer={lr: -1}": r"optimizer\.lr must be",
     "loss.label_smoothing=1.5": "0 <= x < 1",
     "scheduler.warmup=2": "0 <= x < 1",
-    "recipe=foo": "the only recipe so far",
+    "recipe=foo": "off | probe | fast | auto",
     "select=foo": r"best \| last",
     "stages=[fit,tset]": "fit, select, test, report",
     "resume=true": "run folder, or auto",

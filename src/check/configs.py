@@ -7,7 +7,7 @@ list may name files beside it (`- base`), `_self_`, and in a preset (`# @package
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,6 +173,22 @@ def everywhere() -> dict[str, tuple[str, tuple[str, ...]]]:
                 for key in keys({file.package: tree(f"{group}/{option}")}):
                     found[key] = (group, (*found.get(key, (group, ()))[1], option))
     return found
+
+
+def given(typed: Sequence[str]) -> frozenset[str]:
+    """The keys, and the groups, that the user has decided: by words, by the presets that these name, or by the yaml of
+    the data set. `finetune` stands for its choice, `finetune.stem` for one value."""
+    found = {word.partition("=")[0].lstrip("+~") for word in typed}
+    chosen = choices(
+        {g: yaml.load(v, Loader=_Loader) for g, _, v in (w.partition("=") for w in typed) if g in groups()}
+    )
+    for group, choice in chosen.items():
+        for name in (f"{group}/{option}" for option in listed(choice)):
+            if read(name).preset:
+                body = tree(name)
+                found |= {key for key in keys(body) if not isinstance(lookup(body, key), dict)}
+                found |= {key for key, _ in _overrides(name)}
+    return frozenset(found | {f"data.{key}" for key in read(f"data/{chosen['data']}").body})
 
 
 def comment(key: str) -> str:

@@ -86,8 +86,15 @@ RULES: dict[str, Rule] = {
     "*_partial_": Rule("what the yaml says: the template builds on it", lambda v: False),
     "name": Rule("a folder's name, or a/b", lambda v: TEXT.holds(v) and v[0] != "/" and ".." not in v.split("/")),
     "seed": whole("0 <= x"),
-    "recipe": one_of("off", note=", the only recipe so far"),
-    "select": one_of("best", "last"),
+    "recipe": one_of("off", "probe", "fast", "auto"),
+    "start": one_of("random", "probe"),
+    "select": Rule(
+        "auto, or a candidate: best | last | ema | probe, then perhaps +closing or +blend, then perhaps +mirror",
+        lambda v: (
+            isinstance(v, str)
+            and re.fullmatch(r"auto|(probe|(best|last|ema)(\+closing|\+blend)?)(\+mirror)?", v) is not None
+        ),
+    ),
     "run_dir": TEXT | NULL,
     "resume": Rule("a run folder, or auto", TEXT.holds) | NULL,
     "init_from": Rule("a run folder", TEXT.holds) | NULL,
@@ -106,9 +113,11 @@ RULES: dict[str, Rule] = {
     "model.weights": Rule("a file", TEXT.holds) | NULL,
     "model.image_size": whole("1 <= x") | NULL,
     "model.in_chans": whole("1 <= x") | NULL,
+    "model.batchnorm": one_of("train", "frozen"),
     "model.drop*_rate": number("0 <= x < 1"),
     "finetune.until": TEXT | number("0 <= x <= 1"),
     "finetune.stem": number("0 < x <= 1"),
+    "finetune.body": number("0 < x <= 1"),
     "loss.label_smoothing": number("0 <= x < 1"),
     "loss.gamma": number("0 <= x"),
     "loss.q": number("0 < x <= 1"),
@@ -127,6 +136,8 @@ RULES: dict[str, Rule] = {
     "augment.policy": NODE | NULL,
     "augment.policy.num_ops": whole("0 <= x"),
     "augment.policy.magnitude": whole("0 <= x <= 30"),
+    "callbacks.ema.decay": number("0 <= x < 1") | NULL,
+    "callbacks.ema.memory": number("0 < x <= 1"),
     "callbacks.last.every_minutes": number("0 < x") | NULL,
     "callbacks.last.every_n_train_steps": whole("1 <= x") | NULL,
     "callbacks.image_grid.images": whole("1 <= x"),

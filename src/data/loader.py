@@ -84,8 +84,8 @@ class InOrder(SequentialSampler):
     """Evaluation batches of one rank. Whole batches are dealt out, so that each image meets the same neighbours, and
     gets the same logits, on any number of ranks; a rank with a batch too few repeats one that does not count."""
 
-    def __init__(self, n: int, batch_size: int, rank: int, world: int):
-        self.batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+    def __init__(self, chosen: Sequence[int], batch_size: int, rank: int, world: int):
+        self.batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
@@ -117,25 +117,38 @@ class Loaders(LightningDataModule):
         self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
         self.view = evaluation(spec, resize)
         self.augment = augment(spec)
-        self.predicted = "test"  # the split that Trainer.predict sees
+        self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
-        if batch_size > len(source.splits["train"]):
+
+    def refuse_too_few(self) -> None:
+        images = len(self.source.splits["train"])
+        if self.batch_size > images:
             raise ConfigError(
-                f"data.batch_size={batch_size} is more than the {len(source.splits['train'])} training images.\n"
-                f"Set data.batch_size to {len(source.splits['train'])} or less."
+                f"data.batch_size={self.batch_size} is more than the {images} training images.\n"
+                f"Set data.batch_size to {images} or less."
             )
 
-    def loader(self, split: str, train: bool = False) -> DataLoader:
+    def loader(
+        self,
+        split: str,
+        train: bool = False,
+        only: Sequence[int] | None = None,
+        resize: str | None = None,
+        shared: bool = True,
+    ) -> DataLoader:
+        """train: shuffled and augmented; else the evaluation view, in order. Of that, `only`: these images; resize:
+        another policy; shared: dealt out to the ranks."""
         items, rank, world = self.source.splits[split], 0, 1
-        if self.trainer is not None:
+        if shared and self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        view = self.augment if train and self.augment is not None else self.view
+        view = evaluation(self.spec, resize) if resize else self.view
+        view = self.augment if train and self.augment is not None else view
         if train:
             overfit = self.trainer is not None and self.trainer.overfit_batches
             common = (len(items), self.batch_size, self.seed, rank, world)
             batches = Repeated(*common) if overfit else Shuffled(*common, self.done["epoch"], self.done["batch"])
         else:
-            batches = InOrder(len(items), self.batch_size, rank, world)
+            batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
         dataset = Images(self.source.root, items, self.spec.channels, view, view is self.augment, self.seed)
         return DataLoader(
             dataset,
@@ -155,7 +168,8 @@ class Loaders(LightningDataModule):
         return self.loader("val")
 
     def predict_dataloader(self) -> DataLoader:
-        return self.loader(self.predicted)
+        split, only = self.predicted
+        return self.loader(split, only=only)
 
     def state_dict(self) -> dict[str, Any]:
         # `processed`, not `completed`: at the end of a batch, where checkpoints are written, the latter lags by one

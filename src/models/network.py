@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from src import folder as files
 from src.contracts import Backbone, ConfigError
@@ -20,35 +21,79 @@ from src.models.weights import read_state, sha256, spec_from_dict
 
 
 class Network(nn.Module):
-    """(B, C, H, W) uint8, or float in 0..1 -> logits (B, outputs). Frozen modules stay in eval mode."""
+    """(B, C, H, W) uint8, or float in 0..1 -> logits (B, outputs). Frozen modules stay in eval mode.
+
+    stages: the head also reads all pooled stages, behind the last features. mirror: in eval mode the logits are the
+    mean of those of the image and of its mirror image (for a softmax: the mean of the log-probabilities).
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, backbone: Backbone, outputs: int):
+    def __init__(self, backbone: Backbone, outputs: int, stages: bool = False, mirror: bool = False):
         super().__init__()
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
+        self.family, self.features, self.mirror = backbone.family, backbone.features, mirror
+        self.batchnorm = backbone.batchnorm
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net
+        self.see = backbone.stages
         self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
-        self.head = nn.Linear(backbone.features, outputs)
+        self.stages = stages
+        self.head = nn.Linear(self._widths() if stages else backbone.features, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if self.mirror and not self.training:
+            return (self._logits(image) + self._logits(image.flip(3))) / 2
+        return self._logits(image)
+
+    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image) if self.stages else self.backbone(self._normalised(image))
+        return self.head(self.dropout(x.to(self.head.weight.dtype)))
+
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
+        """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known)."""
+        x = self._normalised(image)
+        if self.see is None:
+            return self.backbone(x)
+        last, pooled = self.see(x)
+        return torch.cat([last, pooled.to(last.dtype)], 1)
+
+    def answer(self, weight: torch.Tensor, bias: torch.Tensor, mirror: bool = False) -> None:
+        """Puts this head on what `embed` sees: on the last features alone, where it reads nothing else."""
+        self.stages = bool(weight[:, self.features :].any())
+        weight = weight if self.stages else weight[:, : self.features]
+        device = self.head.weight.device
+        self.head = nn.Linear(weight.shape[1], len(bias)).to(device)
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
+            self.head.bias.copy_(bias)
+        self.mirror = mirror
+
+    def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image
-        x = ((x - self.mean) / self.std).to(self.head.weight.dtype)  # precision=bf16-true has no float weights
-        return self.head(self.dropout(self.backbone(x)))
+        return ((x - self.mean) / self.std).to(next(self.backbone.parameters()).dtype)  # bf16-true has no float weights
+
+    def _widths(self) -> int:
+        training = self.backbone.training
+        self.backbone.eval()
+        with torch.no_grad():
+            found = self.embed(torch.zeros(1, self.spec.channels, *self.spec.size, dtype=torch.uint8)).shape[1]
+        self.backbone.train(training)
+        return found
 
     def train(self, mode: bool = True) -> Network:
         """What does not learn must not move: a module whose parameters are all frozen is put in eval mode,
-        with its BatchNorm statistics, dropout and drop-path."""
+        with its BatchNorm statistics, dropout and drop-path; so is every BatchNorm, where its statistics are frozen."""
         super().train(mode)
         if mode:
             for module in self.modules():
                 parameters = list(module.parameters())
-                if parameters and not any(p.requires_grad for p in parameters):
+                frozen = self.batchnorm == "frozen" and isinstance(module, _BatchNorm)
+                if frozen or (parameters and not any(p.requires_grad for p in parameters)):
                     module.eval()
         return self
 
@@ -71,7 +116,8 @@ def dry_run(network: Network, name: str) -> None:
 
 def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
-    return {**facts, "outputs": network.head.out_features, "input": asdict(network.spec)}
+    shape = {"outputs": network.head.out_features, "stages": network.stages, "mirror": network.mirror}
+    return {**facts, **shape, "input": asdict(network.spec)}
 
 
 def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
@@ -90,7 +136,8 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     facts, state = _from_checkpoint(where) if where.suffix == ".ckpt" else _from_folder(where)
     build = dict(facts["build"])
     backbone = _builder(build.pop("_target_"))(**build)
-    network = Network(replace(backbone, spec=spec_from_dict(facts["input"])), facts["outputs"])
+    backbone = replace(backbone, spec=spec_from_dict(facts["input"]))
+    network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"])
     network.load_state_dict(state)
     return network.eval(), facts
 

@@ -16,6 +16,7 @@ from timm.data import resolve_data_config
 from timm.models import adapt_input_conv, group_parameters
 
 from src.contracts import Backbone, ConfigError, InputSpec
+from src.models.stages import family, stages
 from src.models.weights import read_spec, shipped
 
 
@@ -27,6 +28,7 @@ def timm_backbone(
     in_chans: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    batchnorm: str = "train",
 ) -> Backbone:
     """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
 
@@ -52,6 +54,9 @@ def timm_backbone(
         no_decay=_no_decay(net),
         weights=Path(file) if file else None,
         convert=lambda state: _convert(state, net, channels),
+        stages=stages(net),
+        family=family(net),
+        batchnorm=batchnorm,
     )
 
 

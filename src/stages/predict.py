@@ -1,8 +1,9 @@
-"""The logits of a network on one split, in the order of its files, on every rank."""
+"""What a network answers on one split, in the order of its files, on every rank."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,12 +11,22 @@ from src import world
 from src.contracts import Run
 
 
-def predictions(run: Run, network: torch.nn.Module, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(index (N,), logits (N, outputs), target (N,)); N is the whole split unless its batches are limited."""
-    run.loaders.predicted = split
+def predictions(
+    run: Run,
+    network: torch.nn.Module,
+    split: str,
+    see: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    only: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(index (N,), logits (N, outputs), target (N,)); N is the whole split unless its batches are limited.
+
+    see: instead of the logits, another function of the images that belongs to the network; only: of these images."""
+    run.loaders.predicted = split, only
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        batches = run.trainer(split).predict(run.module(network), datamodule=run.loaders)
+        module = run.module(network)
+        module.see = see or network.__call__
+        batches = run.trainer(split).predict(module, datamodule=run.loaders)
     mine = {k: torch.cat([b[k] for b in batches]) for k in ("index", "logits", "target")}
     parts = world.gather(mine)
     index, logits, target = (torch.cat([p[k] for p in parts]) for k in ("index", "logits", "target"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,18 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.contracts import Task
+from src.tasks.heads import close, solve
 from src.tasks.metrics import AUROC, ECE, BalancedAccuracy, Mean
 
 
 def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(1) == target).float()
+
+
+def balanced(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Each image weighs as much as its class is rare: the mean is the balanced accuracy."""
+    count = torch.bincount(target, minlength=logits.shape[1])
+    return right(logits, target) * len(target) / (count[target] * (count > 0).sum())
 
 
 def nll(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -52,5 +60,15 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
             for best, row in rows
         ]
 
-    scores = {"val/acc": right, "val/nll": nll, "val/brier": brier}.get(monitor)
-    return Task(outputs=n, monitor=monitor, mode=mode, metrics=metrics, scores=scores, decode=decode)
+    scores = {"val/acc": right, "val/balanced_acc": balanced, "val/nll": nll, "val/brier": brier}.get(monitor)
+    heads = {"classes": n, "uniform": monitor == "val/balanced_acc"}
+    return Task(
+        outputs=n,
+        monitor=monitor,
+        mode=mode,
+        metrics=metrics,
+        scores=scores,
+        decode=decode,
+        solve=partial(solve, **heads),
+        close=partial(close, **heads),
+    )

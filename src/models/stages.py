@@ -1,0 +1,53 @@
+"""What a network sees on its way: the features of all its stages, pooled, beside those that its head reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Blocks of one width (transformers, mixers) are no stages; of those, this many are read, at equal distances.
+READ = 4
+
+
+def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None:
+    """-> normalised images (B, C, H, W) -> (what the head reads (B, features), all stages pooled (B, widths)).
+
+    A stage is pooled to the mean and the standard deviation over its positions, and its class token where it has one:
+    early stages know textures and colours that the last one has forgotten (Head2Toe, Evci et al. 2022). None where
+    timm cannot give the stages of this architecture.
+    """
+    if not hasattr(net, "forward_intermediates") or not hasattr(net, "forward_head"):
+        return None
+    options: dict[str, Any] = {}
+    count = len(getattr(net, "feature_info", None) or ())
+    if count > 6:
+        options["indices"] = [count * (i + 1) // READ - 1 for i in range(READ)]
+    tokens = "return_prefix_tokens" in inspect.signature(net.forward_intermediates).parameters
+    if tokens and getattr(net, "num_prefix_tokens", 0):
+        options["return_prefix_tokens"] = True
+
+    def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        last, between = net.forward_intermediates(image, **options)
+        return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
+
+    return see
+
+
+def _pooled(stage: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    grid, prefix = stage if isinstance(stage, tuple) else (stage, None)
+    positions = grid.flatten(2).float()
+    parts = [positions.mean(2), positions.std(2, correction=0)]
+    return torch.cat(parts if prefix is None else [prefix[:, 0].float(), *parts], 1)
+
+
+def family(net: torch.nn.Module) -> str:
+    """batchnorm | attention | other: what sets apart how networks are fine-tuned. A hybrid with attention trains as
+    a transformer does."""
+    if any("ttention" in type(module).__name__ for module in net.modules()):
+        return "attention"
+    batch = any(isinstance(module, _BatchNorm) for module in net.modules())
+    return "batchnorm" if batch else "other"

@@ -1,0 +1,208 @@
+"""What is decided for the user: (facts, config) -> overrides that the user could have typed, each with its reason.
+
+Pure: it reads no file and no clock. It goes by declared facts (family, counts, what the probe measured), never by names
+of networks or data sets. The constants were raced on development data (benchmarks/race.py), or say where they are from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the frozen network was asked; accuracies are held out, 0..1."""
+
+    head: str  # the best head, such as `lda 0.5 on stages`
+    score: float  # of the best head, cross-validated inside train
+    last: float  # of the best head that reads the last features alone
+    asked: int  # images that the questions below were asked of
+    resize: Mapping[str, float]  # policy -> score; only those that were compared
+    mirrored: float | None  # score on mirrored images less that on the images; None: not asked
+    grey: float | None  # score without colours less that with them
+
+
+@dataclass(frozen=True)
+class Facts:
+    images: int  # to train on
+    val: int
+    counts: tuple[int, ...]  # training images of each class
+    size: int  # of the network's input, in pixels
+    channels: int
+    family: str  # of the network: batchnorm | attention | other
+    pretrained: bool
+    ordered: bool  # whether the network says in which order its layers come
+    device: str  # cpu | gpu | mps
+    bf16: bool  # whether the GPU computes in bf16
+    probed: Probed | None
+
+    @property
+    def each(self) -> float:
+        """Training images of a class, on average."""
+        return self.images / max(len(self.counts), 1)
+
+    @property
+    def imbalance(self) -> float:
+        return max(self.counts) / max(min(self.counts), 1) if self.counts else 1.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    key: str
+    value: Any
+    reason: str
+
+    @property
+    def override(self) -> str:
+        """As it is typed."""
+        return f"{self.key}={_typed(self.value)}"
+
+
+@dataclass(frozen=True)
+class Family:
+    lr: float  # of the head
+    body: float  # the backbone's learning rate, as a part of the head's
+    stem: float  # that of its first layer, likewise
+    weight_decay: float
+    drop_path: float
+
+
+FAMILIES = {
+    "batchnorm": Family(lr=5e-4, body=1.0, stem=0.3, weight_decay=0.02, drop_path=0.0),
+    "attention": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
+    "other": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
+}
+SCRATCH = 1e-3  # the learning rate of weights that know nothing yet
+NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
+FEW = 5  # images a class up to which a fine-tune of so few updates loses to the probe
+FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
+GREY = 0.10  # likewise without colours
+
+
+def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[Decision]:
+    """All decisions in the order of the yaml. Those on `given` keys are left out: the user has decided them."""
+    made = [*_input(facts), *_what(facts, cfg, given), *_finish(facts, cfg)]
+    return [d for d in made if not _given(d.key, given)]
+
+
+def _given(key: str, given: Collection[str]) -> bool:
+    """Whether the user named this key, or something that it is a part of (`finetune=head` for `finetune.stem`)."""
+    return any(key == g or key.startswith(f"{g}.") for g in given)
+
+
+def _input(facts: Facts) -> Iterator[Decision]:
+    probed = facts.probed
+    if probed is None:
+        return
+    if len(probed.resize) > 1:
+        best = max(probed.resize, key=lambda policy: probed.resize[policy])
+        kept = probed.resize["squash"] >= probed.resize[best] - _error(probed)
+        scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
+        choice = "squash" if kept else best
+        why = "squash, which cuts nothing off, is within one standard error" if kept else "the best"
+        yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
+    if probed.mirrored is not None:
+        flip = 0.5 if probed.mirrored > -FLIP else 0.0
+        meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
+        yield Decision(
+            "data.flip", flip, f"the probe's accuracy on mirrored images: {_points(probed.mirrored)}; {meaning}"
+        )
+
+
+def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Iterator[Decision]:
+    family, name = FAMILIES[facts.family], NAMES[facts.family]
+    epochs = cfg["trainer"]["max_epochs"]
+    if not _given("trainer.max_epochs", given):
+        epochs, why = _epochs(facts)
+        yield Decision("trainer.max_epochs", epochs, why)
+    size = cfg["data"]["batch_size"]
+    if not _given("data.batch_size", given):
+        size, why = _batch_size(facts, epochs or 1)
+        yield Decision("data.batch_size", size, why)
+    if facts.probed is not None:
+        yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
+    whole = not _given("finetune", given)
+    layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
+    if layered and whole:
+        yield Decision("finetune", "llrd", "all layers learn, the first ones slowest")
+    if layered:
+        yield Decision("finetune.body", family.body, f"{name}: the backbone's rate as a part of the head's")
+        yield Decision("finetune.stem", family.stem, f"{name}: the first layer's rate as a part of the head's")
+    if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
+        reason = "the statistics of small batches of distorted images would replace better ones"
+        yield Decision("model.batchnorm", "frozen", reason)
+    if not _given("optimizer", given):
+        lr = SCRATCH if not facts.pretrained else family.lr if layered else family.lr * family.body
+        updates = math.ceil(facts.images / size) * (epochs or 1)
+        yield Decision("optimizer.lr", lr, f"AdamW, {name}, {updates:,} updates in all")
+        yield Decision("optimizer.weight_decay", family.weight_decay, name)
+    if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
+        yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
+    if not _given("augment", given) and facts.channels in (1, 3):
+        grey = facts.probed.grey if facts.probed else None
+        if grey is not None and grey < -GREY:
+            yield Decision("augment", "light", f"no colour changes: without colours the probe is {_points(grey)}")
+        else:
+            yield Decision("augment", "trivial", "colours do not carry the label alone")
+    if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
+        yield Decision(
+            "loss.label_smoothing", 0.1, "the usual 0.1: the targets of cropped and distorted images are not certain"
+        )
+    if facts.device == "gpu" and facts.bf16:
+        yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
+
+
+def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
+    if facts.imbalance > 10:
+        reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
+        yield Decision("task.monitor", "val/balanced_acc", reason)
+    if cfg["recipe"] == "probe":
+        yield Decision("select", "probe", "recipe=probe ends with the probe")
+        yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], "recipe=probe trains nothing")
+    else:
+        yield Decision("select", "auto", "the best on val of all candidates, where it is better beyond chance")
+
+
+def _epochs(facts: Facts) -> tuple[int, str]:
+    """Few images are seen often: E ~ N^-0.42, between BiT's 500 to 20,000 steps (Kolesnikov et al. 2020) and VTAB's
+    100 epochs of 1,000 images. A CPU, a hundred times slower, gets a third of it."""
+    most, factor = (100, 1600) if facts.device != "cpu" else (60, 500)
+    epochs = max(5, min(most, round(factor * facts.images**-0.42)))
+    where = "" if facts.device != "cpu" else ", on a CPU; a GPU would take up to three times as many"
+    return epochs, f"the fewer images the more often each is seen: {facts.images:,}{where}"
+
+
+def _batch_size(facts: Facts, epochs: int) -> tuple[int, str]:
+    """At least some 250 updates, where the images allow it; in large runs the largest batch that costs no accuracy."""
+    most = 32 if facts.images < 20_000 else 64 if facts.images < 100_000 else 128
+    wanted = facts.images * epochs / 250
+    size = max(8, min(most, 2 ** math.floor(math.log2(max(wanted, 1)))))
+    size = min(size, facts.images)
+    return size, f"{math.ceil(facts.images / size) * epochs} updates in {epochs} epochs of {facts.images:,} images"
+
+
+def _error(probed: Probed) -> float:
+    """One standard error of the best score."""
+    p = max(probed.resize.values())
+    return math.sqrt(max(p * (1 - p), 1e-4) / max(probed.asked, 1))
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.1f} points"
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return (
+        "null"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

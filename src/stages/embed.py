@@ -1,0 +1,70 @@
+"""The features of a frozen network, in eval mode: one pass, kept on disk for later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from src.contracts import Run
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def mirrored(image: torch.Tensor) -> torch.Tensor:
+    return image.flip(3)
+
+
+def grey(image: torch.Tensor) -> torch.Tensor:
+    """Luma as in ITU-R BT.601, on all three channels."""
+    weight = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(1, 3, 1, 1)
+    return (image.float() * weight).sum(1, keepdim=True).round().to(image.dtype).expand_as(image)
+
+
+def embed(
+    run: Run,
+    network: torch.nn.Module,
+    device: str,
+    split: str,
+    only: Sequence[int] | None = None,
+    resize: str | None = None,
+    change: Change | None = None,
+) -> torch.Tensor:
+    """(N, D): what `network.embed` sees of these images, in their order. `change`: of the batch, before the network."""
+    loader = run.loaders.loader(split, only=only, resize=resize)
+    file = _file(run, network, split, only, resize, change)
+    with suppress(OSError, ValueError, KeyError):
+        return load_file(file)["features"]
+    network.eval().to(device)
+    found = []
+    with torch.inference_mode():
+        for batch in loader:
+            image = batch["image"].to(device)
+            found.append(network.embed(change(image) if change else image).float().cpu())
+    features = torch.cat(found)
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"features": features}, part)
+        os.replace(part, file)
+    return features
+
+
+def _file(run: Run, network: torch.nn.Module, split: str, only: Sequence[int] | None, *what: object) -> Path:
+    """Named by everything that the features depend on: weights, input, images, their view."""
+    digest = hashlib.sha256(repr((torch.__version__, run.spec, run.cfg["data"]["resize"], run.cfg["model"])).encode())
+    for view in what:
+        digest.update(getattr(view, "__name__", repr(view)).encode())
+    for name, value in network.state_dict().items():
+        if name.startswith("backbone."):
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    chosen = run.source.splits[split].paths
+    for i in range(len(chosen)) if only is None else only:
+        status = os.stat(run.source.root / chosen[i])
+        digest.update(repr((chosen[i], status.st_size, status.st_mtime_ns)).encode())
+    return Path(run.cfg["paths"]["cache"]) / "features" / f"{digest.hexdigest()}.safetensors"

@@ -1,0 +1,139 @@
+"""What the frozen network knows of these images already: a head that can be shipped, the number to beat, the start of
+the fine-tune, and answers that the recipe needs (resize policy, mirroring, colours)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from src import folder, rng
+from src.contracts import Affine, Head, Run
+from src.recipe import Probed
+from src.stages.embed import embed, grey, mirrored
+
+MOST = 20_000  # images that the heads are solved on
+ASKED = 400  # images that each question is asked of
+SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What the probe leaves in the run folder."""
+
+    best: Affine  # on all features
+    last: Affine  # on those that the network's own head reads
+
+
+def probe(run: Run, device: str, questions: tuple[str, ...]) -> Probed:
+    """One pass over train, smaller ones for each of `questions`: resize, mirror, grey."""
+    network, split = run.network(), run.source.splits["train"]
+    chosen = sample(len(split), MOST, run.cfg["seed"])
+    x, target = embed(run, network, device, "train", chosen), targets(run, "train", chosen)
+    assert run.task.solve is not None
+    heads = run.task.solve(x, target, columns(network, x), run.cfg["seed"])
+    last = next(head for head in heads if head.name.endswith(" on last"))
+    best = heads[0]
+    asked = sample(len(chosen), ASKED, run.cfg["seed"])
+    some = [chosen[i] for i in asked]
+    view = dict(list(columns(network, x).items())[-1:])
+
+    def score(seen: torch.Tensor) -> float:
+        return _score(run, run.task.solve(seen, target[asked], view, run.cfg["seed"], brief=True)[0], target[asked])
+
+    moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
+    if "mirror" in questions:
+        seen = embed(run, network, device, "train", some, change=mirrored)
+        moved["mirror"] = _moved(run, best, seen, asked, target)
+    if "grey" in questions:
+        moved["grey"] = score(embed(run, network, device, "train", some, change=grey)) - plain
+    if "resize" in questions:
+        policies = {run.cfg["data"]["resize"]: plain}
+        for policy in ("squash", "crop", "pad"):
+            if policy not in policies:
+                policies[policy] = score(embed(run, network, device, "train", some, resize=policy))
+    write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias)))
+    folder.write(run.home.path / "suspects.csv", suspects(run, best, target, chosen))
+    return Probed(
+        head=best.name,
+        score=_score(run, best, target),
+        last=_score(run, last, target),
+        asked=len(asked),
+        resize=policies,
+        mirrored=moved.get("mirror"),
+        grey=moved.get("grey"),
+    )
+
+
+def columns(network: Any, x: torch.Tensor) -> dict[str, slice]:
+    """The views of `embed`'s output: what the head reads, and all stages, where the network shows them."""
+    views = {"last": slice(0, network.features), "stages": slice(network.features, x.shape[1])}
+    return views if x.shape[1] > network.features else {"last": views["last"]}
+
+
+def sample(n: int, most: int, seed: int) -> list[int]:
+    """At most `most` of n, in their order, chosen at random."""
+    return list(range(n)) if n <= most else sorted(rng.permutation(n, seed, "sample")[:most].tolist())
+
+
+def targets(run: Run, split: str, only: list[int]) -> torch.Tensor:
+    return torch.tensor([run.source.splits[split].targets[i] for i in only])
+
+
+def _score(run: Run, head: Head, target: torch.Tensor) -> float:
+    """The monitored metric, out of fold."""
+    assert head.logits is not None and run.task.scores is not None
+    return float(run.task.scores(head.logits, target).mean())
+
+
+def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: torch.Tensor) -> float:
+    """The change of the score when held-out images are changed, but those that the head was solved on are not."""
+    place = {image: i for i, image in enumerate(asked)}
+    logits = torch.zeros(len(asked), len(head.bias))
+    for held, (weight, bias) in head.parts:
+        rows = [(place[i], i) for i in held.tolist() if i in place]
+        if rows:
+            to = [j for j, _ in rows]
+            logits[to] = seen[to] @ weight.T + bias
+    assert head.logits is not None and run.task.scores is not None
+    before = run.task.scores(head.logits[asked], target[asked])
+    return float((run.task.scores(logits, target[asked]) - before).mean())
+
+
+def write(run: Run, solved: Solved) -> None:
+    tensors = {f"{name}.{i}": tensor for name, head in vars(solved).items() for i, tensor in enumerate(head)}
+    folder.write(run.home.path / "probe.safetensors", save({k: v.float().contiguous() for k, v in tensors.items()}))
+
+
+def read(home: Any) -> Solved:
+    found = load((home.path / "probe.safetensors").read_bytes())
+    return Solved(**{name: (found[f"{name}.0"], found[f"{name}.1"]) for name in ("best", "last")})
+
+
+def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> str:
+    """Training images whose label the rest of them contradict: out of fold, another class is more likely than the
+    images of that class are on average (confident learning, Northcutt et al. 2021, eq. 1); the surest first."""
+    assert head.logits is not None
+    p, paths = head.logits.float().softmax(1), run.source.splits["train"].paths
+    own = p[torch.arange(len(p)), target]
+    sure = torch.stack(
+        [p[target == c, c].mean() if (target == c).any() else torch.tensor(2.0) for c in range(p.shape[1])]
+    )
+    above = torch.where(p >= sure, p, 0.0)
+    other, out = above.argmax(1), io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(["path", "label", "rather", "probability/label", "probability/rather"])
+    found = torch.nonzero((above.max(1).values > 0) & (other != target))[:, 0]
+    for i in sorted(found.tolist(), key=lambda i: float(own[i] - p[i, other[i]])):
+        names = run.source.classes[int(target[i])], run.source.classes[int(other[i])]
+        rows.writerow([paths[chosen[i]], *names, f"{own[i]:.4f}", f"{p[i, other[i]]:.4f}"])
+    return out.getvalue()
+
+
+def said(probed: Probed) -> Mapping[str, Any]:
+    return asdict(probed)

@@ -1,0 +1,134 @@
+"""The recipe is sane for every kind of data set, and what the user says wins."""
+
+import itertools
+
+import pytest
+
+from src import check, recipe
+from src.check import configs
+from src.recipe import FAMILIES, Facts, Probed
+
+
+def facts(each=100, classes=10, imbalance=1.0, size=128, family="batchnorm", device="cpu", probed=None) -> Facts:
+    counts = tuple(max(1, round(each * imbalance ** (-i / max(classes - 1, 1)))) for i in range(classes))
+    return Facts(
+        images=sum(counts),
+        val=max(classes, sum(counts) // 7),
+        counts=counts,
+        size=size,
+        channels=3,
+        family=family,
+        pretrained=True,
+        ordered=True,
+        device=device,
+        bf16=device == "gpu",
+        probed=probed,
+    )
+
+
+def probed(**more) -> Probed:
+    said = {"squash": 0.8, "crop": 0.8, "pad": 0.8}
+    common = {
+        "head": "lda 0.5 on stages",
+        "score": 0.8,
+        "last": 0.7,
+        "asked": 400,
+        "resize": said,
+        "mirrored": 0.0,
+        "grey": 0.0,
+    }
+    return Probed(**{**common, **more})
+
+
+def config(*words: str) -> dict:
+    chosen = {k: v for k, _, v in (w.partition("=") for w in words) if k in configs.groups()}
+    return configs.compose(chosen)[0]
+
+
+def decided(found: list[recipe.Decision]) -> dict:
+    return {d.key: d.value for d in found}
+
+
+GRID = itertools.product(
+    (5, 20, 300, 10_000), (2, 10, 1000), (1, 10, 100), (32, 224, 512), tuple(FAMILIES), ("cpu", "gpu"), (None, probed())
+)
+
+
+def test_over_the_whole_grid_every_decision_is_a_word_that_a_user_could_type():
+    seen = set()
+    for each, classes, imbalance, size, family, device, asked in GRID:
+        f = facts(each, classes, imbalance, size, family, device, asked)
+        found = recipe.plan(f, config(), frozenset())
+        said = decided(found)
+        assert all(len(d.reason) > 10 for d in found)
+        assert len(said) == len(found), "a key is decided once"
+        assert 1 <= said["data.batch_size"] <= min(f.images, 128)
+        assert 5 <= said["trainer.max_epochs"] <= 100
+        assert 1e-5 <= said["optimizer.lr"] <= 1e-2
+        assert 0 < said["finetune.stem"] <= said["finetune.body"] <= 1
+        updates = f.images / said["data.batch_size"] * said["trainer.max_epochs"]
+        assert updates >= min(100, f.images), (f, said)
+        seen.add(tuple(d.override for d in found))
+    for words in seen:
+        assert check.mistakes(list(words)) == []
+
+
+def test_fewer_images_are_seen_more_often_and_in_smaller_batches():
+    sizes = [facts(each=n) for n in (5, 50, 500, 5000)]
+    said = [decided(recipe.plan(f, config(), frozenset())) for f in sizes]
+    assert [s["trainer.max_epochs"] for s in said] == sorted((s["trainer.max_epochs"] for s in said), reverse=True)
+    assert [s["data.batch_size"] for s in said] == sorted(s["data.batch_size"] for s in said)
+
+
+@pytest.mark.parametrize("mirrored, flip", [(-0.01, 0.5), (0.02, 0.5), (-0.09, 0.0)])
+def test_images_are_mirrored_only_where_the_probe_still_knows_them(mirrored, flip):
+    found = decided(recipe.plan(facts(probed=probed(mirrored=mirrored)), config(), frozenset()))
+    assert found["data.flip"] == flip
+
+
+@pytest.mark.parametrize(
+    "scores, policy",
+    [
+        ({"squash": 0.80, "crop": 0.81, "pad": 0.79}, "squash"),
+        ({"squash": 0.80, "crop": 0.90, "pad": 0.79}, "crop"),
+        ({"squash": 0.60, "crop": 0.62, "pad": 0.79}, "pad"),
+    ],
+)
+def test_squash_is_left_only_for_a_clear_gain(scores, policy):
+    found = decided(recipe.plan(facts(probed=probed(resize=scores)), config(), frozenset()))
+    assert found["data.resize"] == policy
+
+
+def test_colours_are_left_alone_where_they_carry_the_label():
+    assert decided(recipe.plan(facts(probed=probed(grey=-0.2)), config(), frozenset()))["augment"] == "light"
+    assert decided(recipe.plan(facts(probed=probed(grey=-0.02)), config(), frozenset()))["augment"] == "trivial"
+
+
+def test_rare_classes_count_as_much_as_frequent_ones_where_the_counts_are_far_apart():
+    assert decided(recipe.plan(facts(imbalance=50), config(), frozenset()))["task.monitor"] == "val/balanced_acc"
+    assert "task.monitor" not in decided(recipe.plan(facts(imbalance=5), config(), frozenset()))
+
+
+def test_what_the_user_says_is_not_decided_again():
+    words = ("optimizer.lr=3e-4", "data.batch_size=16", "finetune=head", "trainer.max_epochs=3", "augment=none")
+    found = decided(recipe.plan(facts(probed=probed()), config(*words), configs.given(words)))
+    assert not {"optimizer.lr", "data.batch_size", "trainer.max_epochs", "augment"} & set(found)
+    assert not [key for key in found if key.startswith("finetune")]
+    assert "optimizer.weight_decay" in found
+
+
+def test_given_knows_words_presets_and_the_yaml_of_the_data():
+    found = configs.given(["experiment=pretrain_glyphs", "finetune.stem=0.3", "loss=focal"])
+    assert {"optimizer.lr", "trainer.max_epochs", "data", "finetune.stem", "loss", "data.flip"} <= found
+    assert not {"optimizer", "trainer", "finetune"} & found
+
+
+def test_without_a_probe_nothing_is_said_that_only_it_could_know():
+    found = decided(recipe.plan(facts(), config(), frozenset()))
+    assert not {"start", "data.flip", "data.resize"} & set(found)
+
+
+def test_a_probe_alone_trains_nothing():
+    found = decided(recipe.plan(facts(probed=probed()), {**config(), "recipe": "probe"}, frozenset()))
+    assert found["select"] == "probe"
+    assert "fit" not in found["stages"]
