@@ -76,8 +76,8 @@ FAMILIES = {
     "other": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
 }
 SCRATCH = 1e-3  # the learning rate of weights that know nothing yet
+TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
-FEW = 5  # images a class up to which a fine-tune of so few updates loses to the probe
 FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
 GREY = 0.10  # likewise without colours
 
@@ -89,8 +89,9 @@ def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[D
 
 
 def _given(key: str, given: Collection[str]) -> bool:
-    """Whether the user named this key, or something that it is a part of (`finetune=head` for `finetune.stem`)."""
-    return any(key == g or key.startswith(f"{g}.") for g in given)
+    """Whether the user named this key, or chose the technique that it belongs to (`finetune=head` for
+    `finetune.stem`; but `data=folder` says nothing of `data.flip`)."""
+    return any(key == g or (key.startswith(f"{g}.") and ("." in g or g in TECHNIQUES)) for g in given)
 
 
 def _input(facts: Facts) -> Iterator[Decision]:

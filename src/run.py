@@ -32,9 +32,8 @@ from src.models.network import Network, describe, dry_run, load_model, save_mode
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
+from src.stages import probe
 from src.stages.fit import fit
-from src.stages.probe import probe
-from src.stages.probe import read as read_probe
 from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
@@ -95,7 +94,8 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
         words = resume.decide(cfg, home) if leader else resume.read(cfg, home)
         if not set(words["stages"]) - set(home.state()["done"]):
             if leader:
-                print(f"{home.path} is finished: nothing to do.")
+                home.update(state="finished")
+                print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
                 report_card.last_screen(home)
             return home.metrics()
         r = build(words, home)
@@ -115,11 +115,11 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     if words["recipe"] == "off":
         return cfg
     began, given = time.monotonic(), configs.given(typed)
-    r = prepare(words, home)
+    r = prepare({**words, "start": "random"}, home)
     probed, where = None, hardware.accelerator(words)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
         device = {"gpu": "cuda"}.get(where, where)
-        probed = probe(r, device, questions(r, given))
+        probed = probe.probe(r, device, questions(r, given))
     plan = recipe.plan(facts(r, where, probed), words, given)
     folder.write(home.path / "recipe.md", report_card.recipe(plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
@@ -194,9 +194,14 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
 def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """Everything that can be wrong is wrong here, before the first batch."""
     r = prepare(cfg, home)
-    network, notes = start(cfg, r.task.outputs, r.source.classes, home)
     resume.same_data(home, fingerprint(r.source))
+    if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
+        raise ConfigError(
+            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or weights that know nothing).\n"
+            "Set recipe=auto or recipe=probe, with pretrained weights."
+        )
     r.loaders.refuse_too_few()
+    network, notes = start(cfg, r.task.outputs, r.source.classes, home)
     trial = r.module(network)
     tried(trial.optimizer, trial.groups)
     if r.leader:
@@ -221,8 +226,8 @@ def start(
     else:
         origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
         notes = [f"weights: {origin}; the head is new"]
-    if cfg["start"] == "probe" and home and (home.path / "probe.safetensors").is_file():
-        network.answer(*read_probe(home).last)
+    if cfg["start"] == "probe" and home:
+        network.answer(*probe.read(home).last)
         notes.append("head: solved by the probe")
     return network, notes
 

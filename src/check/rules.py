@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     "data.num_workers": whole("0 <= x"),
     "data.timeout": number("0 <= x"),
     "data.scan_limit": whole("1 <= x"),
+    "data.cache_gb": number("0 <= x"),
     "data.split_seed": whole("0 <= x"),
     "data.count": whole("1 <= x"),
     "data.bad_images": one_of("error", "skip"),

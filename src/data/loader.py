@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from src import rng
 from src.contracts import ConfigError, InputSpec, Source, Split
-from src.data.images import read
-from src.data.transforms import evaluation
+from src.data.cache import Copies, copies
 
 Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -24,9 +24,9 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 class Images(Dataset):
     """A list of keys -> a batch {image uint8 (B, C, H, W), target, index, valid}."""
 
-    def __init__(self, root: Path, split: Split, channels: int, view: Transform, random: bool, seed: int):
-        self.root, self.split, self.channels = root, split, channels
-        self.view, self.random, self.seed = view, random, seed
+    def __init__(self, split: Split, image: Callable[[int], torch.Tensor], augment: Transform | None, seed: int):
+        """image: index -> uint8 (C, h, w), which is the evaluation view already where there is no `augment`."""
+        self.split, self.image, self.augment, self.seed = split, image, augment, seed
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, torch.Tensor]:
         index = [i for _, i, _ in keys]
@@ -39,11 +39,11 @@ class Images(Dataset):
         }
 
     def _image(self, epoch: int, index: int) -> torch.Tensor:
-        image = read(self.root / self.split.paths[index], self.channels)
-        if not self.random:
-            return self.view(image)
+        image = self.image(index)
+        if self.augment is None:
+            return image
         with rng.keyed(self.seed, "augment", epoch, index):
-            return self.view(image)
+            return self.augment(image)
 
 
 class Shuffled:
@@ -111,11 +111,15 @@ class Loaders(LightningDataModule):
         num_workers: int = 0,
         timeout: float = 120,
         resize: str = "crop",
+        cache: Path | None = None,
+        cache_gb: float = 0,
     ):
+        """cache: the folder that keeps decoded images, where those of one split and view fit into `cache_gb`."""
         super().__init__()
         self.source, self.spec, self.seed = source, spec, seed
         self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
-        self.view = evaluation(spec, resize)
+        self.resize, self.cache, self.cache_gb = resize, cache, cache_gb
+        self.opened: dict[tuple[str, str | None], tuple[Copies, str]] = {}
         self.augment = augment(spec)
         self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
@@ -127,6 +131,20 @@ class Loaders(LightningDataModule):
                 f"data.batch_size={self.batch_size} is more than the {images} training images.\n"
                 f"Set data.batch_size to {images} or less."
             )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the images of a fit come from, one sentence each."""
+        fitted = ("train", None if self.augment else self.resize), ("val", self.resize)
+        return tuple(dict.fromkeys(note for _, note in itertools.starmap(self.copies, fitted) if note))
+
+    def copies(self, split: str, resize: str | None) -> tuple[Copies, str]:
+        """The images of a split, opened once, and where they come from. resize: of the evaluation view; None: to be
+        augmented."""
+        if (split, resize) not in self.opened:
+            images = self.source.root, split, self.source.splits[split], self.spec, resize
+            self.opened[split, resize] = copies(*images, self.cache, self.cache_gb)
+        return self.opened[split, resize]
 
     def loader(
         self,
@@ -141,17 +159,16 @@ class Loaders(LightningDataModule):
         items, rank, world = self.source.splits[split], 0, 1
         if shared and self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        view = evaluation(self.spec, resize) if resize else self.view
-        view = self.augment if train and self.augment is not None else view
+        augment = self.augment if train else None
+        image, _ = self.copies(split, None if augment else resize or self.resize)
         if train:
             overfit = self.trainer is not None and self.trainer.overfit_batches
             common = (len(items), self.batch_size, self.seed, rank, world)
             batches = Repeated(*common) if overfit else Shuffled(*common, self.done["epoch"], self.done["batch"])
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
-        dataset = Images(self.source.root, items, self.spec.channels, view, view is self.augment, self.seed)
         return DataLoader(
-            dataset,
+            Images(items, image, augment, self.seed),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,

@@ -125,7 +125,7 @@ def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
     where.mkdir(exist_ok=True)
     weights, said = where / "weights.safetensors", describe(network, facts)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    files.write(weights, save(state, metadata={"input_spec": json.dumps(said["input"]), "format": "pt"}))
+    files.write(weights, save(state, metadata={"input_spec": json.dumps(said["input"])}))
     digest = sha256(weights)
     files.write(where / "model.json", json.dumps({**said, "sha256": digest}, indent=1, ensure_ascii=False))
     return digest

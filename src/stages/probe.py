@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,7 +106,13 @@ def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: t
 
 def write(run: Run, solved: Solved) -> None:
     tensors = {f"{name}.{i}": tensor for name, head in vars(solved).items() for i, tensor in enumerate(head)}
-    folder.write(run.home.path / "probe.safetensors", save({k: v.float().contiguous() for k, v in tensors.items()}))
+    folder.write(
+        run.home.path / "probe.safetensors", save({k: v.float().contiguous().clone() for k, v in tensors.items()})
+    )
+
+
+def there(home: Any) -> bool:
+    return (home.path / "probe.safetensors").is_file()
 
 
 def read(home: Any) -> Solved:
@@ -133,7 +138,3 @@ def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> s
         names = run.source.classes[int(target[i])], run.source.classes[int(other[i])]
         rows.writerow([paths[chosen[i]], *names, f"{own[i]:.4f}", f"{p[i, other[i]]:.4f}"])
     return out.getvalue()
-
-
-def said(probed: Probed) -> Mapping[str, Any]:
-    return asdict(probed)

@@ -153,9 +153,8 @@ def lda(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=SHRINKAGE
     mean = torch.zeros(classes, x.shape[1], dtype=x.dtype).index_add_(0, target, x) / count.clamp(min=1)[:, None]
     within = x - mean[target]
     freedom = max(len(x) - int((count > 0).sum()), 1)
-    scale = (within.square().sum(0) / freedom).sqrt()
-    scale = scale.clamp(min=float(scale.mean()) * 1e-3 + 1e-12)
     centre = mean[count > 0].mean(0)
+    scale = _varying((within.square().sum(0) / freedom).sqrt(), centre)
     mean, within = (mean - centre) / scale, within / scale
     solved, prior, found = _solver(within, freedom), (count.clamp(min=0.5) / count.sum()).log(), {}
     for s in strengths:
@@ -170,8 +169,8 @@ def lda(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=SHRINKAGE
 def ridge(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=RIDGE) -> dict[str, Affine]:
     """Least squares to one-hot targets, on standardised features (Hoerl & Kennard 1970)."""
     x, y = x.double(), one_hot(target, classes).double()
-    centre, scale = x.mean(0), x.std(0, correction=0)
-    scale = scale.clamp(min=float(scale.mean()) * 1e-3 + 1e-12)
+    centre = x.mean(0)
+    scale = _varying(x.std(0, correction=0), centre)
     inner = (x - centre) / scale
     solved, right, found = _solver(inner, len(x)), inner.T @ (y - y.mean(0)) / len(x), {}
     for strength in strengths:
@@ -183,8 +182,8 @@ def ridge(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=RIDGE) 
 
 def logistic(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=DECAY) -> dict[str, Affine]:
     """Cross-entropy with weight decay, by L-BFGS; each strength starts from the stronger one before it."""
-    centre, scale = x.mean(0), x.std(0, correction=0)
-    scale = scale.clamp(min=float(scale.mean()) * 1e-3 + 1e-12)
+    centre = x.mean(0)
+    scale = _varying(x.std(0, correction=0), centre)
     inner = (x - centre) / scale
     weight, bias = torch.zeros(classes, x.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
     found = {}
@@ -201,6 +200,11 @@ def logistic(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=DECA
         scaled = weight.detach() / scale
         found[_name("logistic", strength)] = (scaled.clone(), bias.detach() - scaled @ centre)
     return found
+
+
+def _varying(scale: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """Infinite, so that its weight is 0, for a feature that is the same in all images but for rounding."""
+    return torch.where(scale > 1e-5 * centre.abs() + 1e-9, scale, torch.inf)
 
 
 def _solver(x: torch.Tensor, n: int) -> Callable[[float, float, torch.Tensor], torch.Tensor]:

@@ -1,0 +1,124 @@
+"""recipe=auto from the door to the report: what it decides is told, obeyed, overruled, resumed, and shipped."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+
+def words(shapes, folder, *more: str) -> list[str]:
+    """18 updates on `shapes`, from the weights that ship; what is left open is decided."""
+    return [
+        "data=folder", f"data.root={shapes}", "model.name=test_byobnet.glyphs", "trainer.accelerator=cpu",
+        "data.batch_size=8", "trainer.max_epochs=3", f"paths.logs={folder / 'logs'}", f"paths.cache={folder / 'cache'}",
+        "callbacks.last.every_n_train_steps=2", "logger=[csv]", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def auto(zygote, shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("auto")
+    assert zygote.run(*words(shapes, folder), f"run_dir={folder / 'run'}") == 0, zygote.screen
+    (folder / "screen.txt").write_text(zygote.screen)
+    return folder
+
+
+def found(run, name):
+    text = (run / name).read_text()
+    return json.loads(text) if name.endswith("json") else yaml.safe_load(text)
+
+
+def test_what_was_decided_is_told_with_its_reason_and_obeyed(auto):
+    recipe, config, screen = (
+        (auto / "run" / "recipe.md").read_text(),
+        found(auto / "run", "config.yaml"),
+        (auto / "screen.txt").read_text(),
+    )
+    for words in ("start=probe", "finetune=llrd", "model.batchnorm=frozen", "select=auto", "data.flip=0"):
+        assert f"| `{words}` |" in recipe
+        assert words in screen
+    assert config["start"] == "probe" and config["model"]["batchnorm"] == "frozen" and config["data"]["flip"] == 0
+    assert config["finetune"]["_target_"].endswith("LLRD")
+    assert "| `data.batch_size=8` | yours |" in recipe
+    assert "`data.batch_size=8` | the" not in recipe
+
+
+def test_mirroring_is_forbidden_where_left_and_right_are_the_classes(auto):
+    recipe = (auto / "run" / "recipe.md").read_text()
+    assert "mirroring changes what is seen" in recipe
+    assert "+mirror" not in recipe
+
+
+def test_all_candidates_are_told_and_the_chosen_one_is_in_the_model(auto):
+    state, model = found(auto / "run", "run.json"), found(auto / "run", "model/model.json")
+    assert {"ema+closing", "ema+blend", "ema", "last", "probe"} <= set(state["candidates"])
+    assert state["chosen"] in state["candidates"] and model["chosen"]["candidate"] == state["chosen"]
+    val = found(auto / "run", "metrics.json")["val/acc"]
+    assert val == pytest.approx(state["candidates"][state["chosen"]])
+    recipe = (auto / "run" / "recipe.md").read_text()
+    assert recipe.count("| chosen |") == 1 and f"| {state['chosen']} |" in recipe
+
+
+def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, shapes):
+    kept = {p: p.stat().st_mtime_ns for p in (auto / "cache" / "features").iterdir()}
+    assert len(kept) >= 3 and not [p for p in kept if p.suffix == ".tmp"]
+    assert zygote.run(*words(shapes, auto, "stages=[probe]", f"run_dir={auto / 'plan'}")) == 0, zygote.screen
+    assert {p: p.stat().st_mtime_ns for p in (auto / "cache" / "features").iterdir()} == kept
+    assert "start=probe" in zygote.screen
+    assert not (auto / "plan" / "checkpoints").exists() and found(auto / "plan", "run.json")["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [{"at": "step", "n": 7}, {"at": "save", "n": 3}, {"at": "predict", "n": 3}])
+def test_killed_anywhere_it_ends_on_the_same_bit(auto, zygote, shapes, tmp_path, fault):
+    run = tmp_path / "run"
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}"), fault={**fault, "number": 9}) == -9
+    assert zygote.run(f"resume={run}", seed=1) == 0, zygote.screen
+    for name in ("model/weights.safetensors", "metrics.json", "predictions.csv"):
+        assert (run / name).read_bytes() == (auto / "run" / name).read_bytes(), name
+    told = [(folder / "recipe.md").read_text().partition("## Candidates")[2] for folder in (run, auto / "run")]
+    assert told[0] == told[1] != ""
+
+
+@pytest.mark.parametrize("candidate", ["ema+closing+mirror", "probe", "last+blend", "ema"])
+def test_a_named_candidate_is_shipped_and_predicts_as_it_was_tested(auto, zygote, shapes, tmp_path, candidate):
+    from src.predict import predict
+
+    run = tmp_path / "run"
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", f"select={candidate}", "trainer.max_epochs=1")) == 0, (
+        zygote.screen
+    )
+    assert found(run, "run.json")["chosen"] == candidate
+    assert predict(str(run), str(shapes / "test"), str(tmp_path / "again.csv")) == 0
+    rows = [list(csv.DictReader(f.read_text().splitlines())) for f in (run / "predictions.csv", tmp_path / "again.csv")]
+    again = {row["path"].split("/test/")[-1]: row for row in rows[1]}
+    for row in rows[0]:
+        assert float(row["prob/left"]) == pytest.approx(
+            float(again[row["path"].removeprefix("test/")]["prob/left"]), abs=1e-5
+        )
+
+
+def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", "recipe=probe")) == 0, zygote.screen
+    metrics = found(run, "metrics.json")
+    assert not (run / "checkpoints").exists() and "fit/updates" not in metrics
+    assert metrics["test/acc"] > 0.9
+    assert found(run, "run.json")["chosen"] == "probe"
+
+
+def test_a_recipe_without_a_probe_asks_the_network_nothing(auto, zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", "recipe=fast", "trainer.max_epochs=1")) == 0, zygote.screen
+    assert not (run / "probe.safetensors").exists()
+    assert "probe" not in found(run, "run.json")["candidates"]
+    assert found(run, "config.yaml")["start"] == "random"
+
+
+def test_weights_that_know_nothing_are_neither_probed_nor_frozen(auto, zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    more = ("model.pretrained=false", "model.in_chans=1", "model.image_size=32", "trainer.max_epochs=1")
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", *more)) == 0, zygote.screen
+    config = found(run, "config.yaml")
+    assert config["model"]["batchnorm"] == "train" and config["start"] == "random"

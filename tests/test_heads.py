@@ -1,0 +1,173 @@
+"""Heads solved on features: what they are, against their textbook definitions; and who may be chosen among candidates."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from src.tasks import heads
+from src.tasks.multiclass import multiclass
+
+CLASSES = 3
+
+
+def blobs(n: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes whose means differ in a few of many correlated features of very different sizes."""
+    draw = torch.Generator().manual_seed(seed)
+    target = torch.arange(n) % CLASSES
+    mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(99)) / width**0.5
+    means = 1.5 * torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(98)) / width**0.25
+    x = (means[target] + torch.randn(n, width, generator=draw)) @ mixing
+    return x * torch.logspace(-2, 2, width) + 5, target
+
+
+@pytest.mark.parametrize("n, width", [(120, 8), (12, 40)])
+@pytest.mark.parametrize("shrinkage", [0.2, 0.8])
+def test_lda_is_the_shrunk_fisher_discriminant_for_few_and_for_many_features(n, width, shrinkage):
+    x, y = (t.double() for t in blobs(n, width))
+    y = y.long()
+    weight, bias = heads.lda(x, y, CLASSES, (shrinkage,))[f"lda {shrinkage}"]
+    means = torch.stack([x[y == c].mean(0) for c in range(CLASSES)])
+    within = x - means[y]
+    scale = (within.square().sum(0) / (n - CLASSES)).sqrt()
+    covariance = (within / scale).T @ (within / scale) / (n - CLASSES)
+    covariance = (1 - shrinkage) * covariance + shrinkage * torch.eye(width)
+    inverse = torch.linalg.inv(covariance)
+    away = (x / scale)[:, None] - (means / scale)[None]
+    expected = -0.5 * torch.einsum("ncd,de,nce->nc", away, inverse, away) + (torch.bincount(y) / n).log()
+    found = x @ weight.double().T + bias
+    torch.testing.assert_close(found.softmax(1), expected.softmax(1), atol=2e-3, rtol=0)
+
+
+def test_the_end_of_lda_is_the_nearest_mean():
+    x, y = blobs(120, 8)
+    weight, bias = heads.lda(x, y, CLASSES)["nearest mean"]
+    means = torch.stack([x[y == c].mean(0) for c in range(CLASSES)])
+    scale = ((x - means[y]).square().sum(0) / (len(x) - CLASSES)).sqrt()
+    nearest = torch.cdist(x / scale, means / scale).argmin(1)
+    assert ((x @ weight.T + bias).argmax(1) == nearest).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("n, width", [(120, 8), (12, 40)])
+def test_ridge_is_scikit_learns(n, width):
+    from sklearn.linear_model import Ridge
+
+    x, y = blobs(n, width)
+    weight, bias = heads.ridge(x, y, CLASSES, (3.0,))["ridge 3"]
+    inner = ((x - x.mean(0)) / x.std(0, correction=0)).double().numpy()
+    found = Ridge(alpha=3.0 * n).fit(inner, np.eye(CLASSES)[y.numpy()]).predict(inner)
+    np.testing.assert_allclose(((x @ weight.T + bias) / 10).numpy(), found, atol=1e-3)
+
+
+def test_logistic_is_scikit_learns():
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = blobs(120, 8)
+    weight, bias = heads.logistic(x, y, CLASSES, (0.01,))["logistic 0.01"]
+    inner = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
+    found = (
+        LogisticRegression(C=1 / (0.01 * len(x)), max_iter=1000, tol=1e-8).fit(inner, y.numpy()).predict_proba(inner)
+    )
+    np.testing.assert_allclose((x @ weight.T + bias).softmax(1).numpy(), found, atol=2e-2)
+
+
+def solved(x, y, **more):
+    return heads.solve(
+        x, y, {"last": slice(0, 4), "stages": slice(4, 8)}, 0, **{"classes": CLASSES, "uniform": False, **more}
+    )
+
+
+def test_the_best_head_comes_first_and_was_judged_on_images_that_it_did_not_see():
+    x, y = blobs(120, 8)
+    found = solved(x, y)
+    losses = [float(cross_entropy(head.logits, y)) for head in found]
+    assert losses == sorted(losses)
+    for head in found:
+        seen = torch.cat([held for held, _ in head.parts])
+        assert sorted(seen.tolist()) == list(range(120)), "each image is held out once"
+        for held, (weight, bias) in head.parts:
+            torch.testing.assert_close(head.logits[held], x[held] @ weight.T + bias, atol=1e-3, rtol=1e-3)
+    noise = torch.randn(120, 8, generator=torch.Generator().manual_seed(1))
+    best = solved(noise, y)[0]
+    assert float((best.logits.argmax(1) == y).float().mean()) < 0.55, "what is held out cannot be learnt by heart"
+    assert float(cross_entropy(best.logits, y)) < 1.3, "and the temperature says so"
+
+
+def test_a_view_reads_its_own_columns():
+    for head in solved(*blobs(120, 8)):
+        other = head.weight[:, 4:] if head.name.endswith("last") else head.weight[:, :4]
+        assert not other.any() and head.weight.any()
+
+
+def test_a_class_with_one_image_breaks_nothing():
+    x, y = blobs(31, 8)
+    y = torch.where(y == 2, 0, y)
+    y[0] = 2
+    for head in solved(x, y):
+        assert bool(head.weight.isfinite().all()) and bool(head.bias.isfinite().all())
+    assert int((x[0] @ heads.lda(x, y, CLASSES)["lda 0.8"][0].T + heads.lda(x, y, CLASSES)["lda 0.8"][1]).argmax()) == 2
+
+
+def test_for_balanced_accuracy_the_prior_of_the_training_images_is_taken_out():
+    x, y = blobs(120, 8)
+    y = torch.where(torch.arange(120) < 20, y, torch.zeros_like(y))
+    plain, fair = solved(x, y), solved(x, y, uniform=True)
+    prior = (torch.bincount(y, minlength=CLASSES) / 120).log()
+    for one, other in zip(plain, fair, strict=True):
+        torch.testing.assert_close(other.bias, one.bias - prior)
+        torch.testing.assert_close(other.logits, one.logits - prior)
+
+
+def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
+    x, y = blobs(150, 8)
+    x_val, y_val = blobs(90, 8, seed=1)
+    trained = heads.widened(heads.lda(x[:, :4], y, CLASSES)["lda 0.2"], slice(0, 4), 8)
+    found = heads.close(trained, x, y, slice(4, 8), x_val, y_val, CLASSES, False)
+    assert list(found) == ["", "closing", "blend"]
+    right = {n: float(((x_val @ w.T + b).argmax(1) == y_val).float().mean()) for n, (w, b) in found.items()}
+    assert found[""] is trained
+    assert right["blend"] >= max(right[""], right["closing"])
+    loss = {n: float(cross_entropy(x_val @ w.T + b, y_val)) for n, (w, b) in found.items()}
+    assert loss["blend"] < min(loss[""], loss["closing"])
+    assert not found["closing"][0][:, :4].any()
+    for name in ("closing", "blend"):
+        weight, bias = found[name]
+        assert heads.temperature(x_val @ weight.T + bias, y_val) == pytest.approx(1, abs=0.15)
+
+
+def test_the_scores_of_balanced_accuracy_have_it_as_their_mean():
+    task = multiclass(("a", "b", "c"), "val/balanced_acc", "max")
+    logits, y = (
+        torch.randn(50, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0] * 40 + [1] * 8 + [2] * 2),
+    )
+    metric = task.metrics()
+    metric.update(logits, y)
+    assert float(task.scores(logits, y).mean()) == pytest.approx(float(metric.compute()["balanced_acc"]))
+
+
+def choice(right: dict[str, list[int]], mode: str = "max") -> str:
+    """The candidate that is chosen where these images are right."""
+    from types import SimpleNamespace
+
+    from src.stages.select import Candidate, choose
+
+    task = multiclass(("a", "b"), "val/acc", mode)
+    made = []
+    for name, hits in right.items():
+        logits = torch.tensor([[1.0, 0.0] if hit else [0.0, 1.0] for hit in hits])
+        made.append(
+            Candidate(name, (torch.zeros(2, 1), torch.zeros(2)), logits, torch.zeros(len(hits), dtype=torch.long))
+        )
+    return choose(SimpleNamespace(task=task), made).name
+
+
+def test_the_first_candidate_is_left_only_for_a_gain_beyond_two_standard_errors():
+    first = [1] * 80 + [0] * 20
+    slightly = [1] * 79 + [0] + [1] * 2 + [0] * 18
+    clearly = [1] * 95 + [0] * 5
+    assert choice({"first": first, "second": slightly}) == "first"
+    assert choice({"first": first, "second": clearly}) == "second"
+    assert choice({"first": first, "second": clearly, "third": clearly}) == "second"
+    assert choice({"first": [], "second": []}) == "first"
+    assert choice({"first": [0], "second": [1]}) == "first", "one image is no evidence"
