@@ -107,7 +107,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         groups[tuple(row[k] for k in ("name", "net", "size", "shots", "tail", "noise", "set"))].append(row)
     print(
-        f"{'name':12} {'net':10} {'px':>4} {'shots':>5} {'set':9} {'acc %':>14} {'balanced %':>11} {'best peer':>9} {'wall s':>7}  chosen"
+        f"{'name':12} {'net':10} {'px':>4} {'shots':>5} {'set':9} {'acc %':>14} {'balanced %':>11} {'best peer':>9} "
+        f"{'wall s':>7}  chosen"
     )
     ratios = defaultdict(list)
     for (name, net, size, shots, tail, noise, data), runs in groups.items():
@@ -123,9 +124,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
             f"{mean(row['wall'] for row in runs):7.0f}  {', '.join(row['chosen'] for row in runs)}"
         )
     for name, found in ratios.items():
-        print(
-            f"{name}: geometric mean of our error / best peer's error over {len(found)} sets: {math.exp(mean(map(math.log, found))):.2f}"
-        )
+        ratio = math.exp(mean(map(math.log, found)))
+        print(f"{name}: geometric mean of our error / best peer's error over {len(found)} sets: {ratio:.2f}")
 
 
 def main() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +28,15 @@ def accelerator(cfg: dict[str, Any]) -> str:
     if asked != "auto":
         return "gpu" if asked == "cuda" else asked
     return "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@cache
+def startup() -> float:
+    """Seconds from the start of this process to the first call: what the imports took."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # proc(5), field 22
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.process_time()
 
 
 def refuse_impossible(cfg: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class Module(pl.LightningModule):
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
+        self.pace: Callable[[int], float] = lambda step: step  # update -> place in the schedule; a deadline hurries it
         self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
@@ -48,7 +49,9 @@ class Module(pl.LightningModule):
         optimizer = self.optimizer(self.groups)
         factor = self.schedule(total=int(self.trainer.estimated_stepping_batches))
         # behind a lambda, since LambdaLR would put the attributes of a callable object into the checkpoint
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, lambda step: factor(step)), "interval": "step"}]
+        return [optimizer], [
+            {"scheduler": LambdaLR(optimizer, lambda step: factor(self.pace(step))), "interval": "step"}
+        ]
 
     def on_train_start(self) -> None:
         self.network.train()

@@ -26,6 +26,17 @@ class Probed:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """Seconds of wall time; what is left of it when the fit begins is planned with what an image takes."""
+
+    total: float
+    spent: float
+    train: float  # per image
+    predict: float  # per image
+    test: int  # images
+
+
+@dataclass(frozen=True)
 class Facts:
     images: int  # to train on
     val: int
@@ -38,6 +49,7 @@ class Facts:
     device: str  # cpu | gpu | mps
     bf16: bool  # whether the GPU computes in bf16
     probed: Probed | None
+    budget: Budget | None = None
 
     @property
     def each(self) -> float:
@@ -76,6 +88,8 @@ FAMILIES = {
     "other": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
 }
 SCRATCH = 1e-3  # the learning rate of weights that know nothing yet
+SHORT = 5  # seconds of fitting that are not worth it
+AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
@@ -115,15 +129,24 @@ def _input(facts: Facts) -> Iterator[Decision]:
 
 def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Iterator[Decision]:
     family, name = FAMILIES[facts.family], NAMES[facts.family]
-    epochs = cfg["trainer"]["max_epochs"]
+    epochs, why = cfg["trainer"]["max_epochs"], ""
     if not _given("trainer.max_epochs", given):
         epochs, why = _epochs(facts)
+    if facts.budget is not None:
+        seconds = fit_seconds(facts, facts.budget)
+        possible = math.ceil(seconds / (facts.budget.train * facts.images + facts.budget.predict * facts.val))
+        if possible < (epochs or 1):
+            epochs, why = max(possible, 1), f"what {seconds:.0f} s of fitting are expected to allow"
+        if not probe_alone(facts, cfg):
+            reason = "what the other stages leave of the budget"
+            yield Decision("callbacks.deadline.seconds", round(seconds, 1), reason)
+    if not _given("trainer.max_epochs", given):
         yield Decision("trainer.max_epochs", epochs, why)
     size = cfg["data"]["batch_size"]
     if not _given("data.batch_size", given):
         size, why = _batch_size(facts, epochs or 1)
         yield Decision("data.batch_size", size, why)
-    if facts.probed is not None:
+    if facts.probed is not None and not probe_alone(facts, cfg):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
     whole = not _given("finetune", given)
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
@@ -160,11 +183,26 @@ def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
     if facts.imbalance > 10:
         reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
         yield Decision("task.monitor", "val/balanced_acc", reason)
-    if cfg["recipe"] == "probe":
-        yield Decision("select", "probe", "recipe=probe ends with the probe")
-        yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], "recipe=probe trains nothing")
+    if why := probe_alone(facts, cfg):
+        yield Decision("select", "probe", why)
+        yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], why)
     else:
         yield Decision("select", "auto", "the best on val of all candidates, where it is better beyond chance")
+
+
+def probe_alone(facts: Facts, cfg: Mapping[str, Any]) -> str:
+    """Why nothing is fine-tuned, or ''."""
+    if cfg["recipe"] == "probe":
+        return "recipe=probe ends with the probe"
+    short = facts.budget is not None and facts.probed is not None and fit_seconds(facts, facts.budget) < SHORT
+    return f"the budget leaves less than {SHORT} s to fit in" if short else ""
+
+
+def fit_seconds(facts: Facts, budget: Budget) -> float:
+    """What select (features of train, val with and without mirroring for three networks) and test leave, less a tenth
+    of what is ahead, since no machine is steady."""
+    after = budget.predict * (min(facts.images, 20_000) + 6 * facts.val + 2 * budget.test) + AFTER
+    return max(0.9 * (budget.total - budget.spent) - after, 1.0)
 
 
 def _epochs(facts: Facts) -> tuple[int, str]:

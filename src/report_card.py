@@ -39,9 +39,8 @@ def recipe(plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None
     """recipe.md: what was decided, as words that could be typed, and why; said on the screen too."""
     lines = []
     if probed:
-        lines.append(
-            f"probe    {100 * probed.score:.1f} % held out, by {probed.head}; {100 * probed.last:.1f} % by the last features"
-        )
+        last = f"{100 * probed.last:.1f} % by the last features"
+        lines.append(f"probe    {100 * probed.score:.1f} % held out, by {probed.head}; {last}")
     width = max((len(d.override) for d in plan), default=0)
     for i, decision in enumerate(plan):
         lines.append(f"{'recipe' if i == 0 else '':9}{decision.override:{width}}  {decision.reason}")

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from src.module import Module
 from src.optimizers import tried
 from src.stages import probe
 from src.stages.fit import fit
+from src.stages.pace import pace
 from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
@@ -115,15 +117,24 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     if words["recipe"] == "off":
         return cfg
     began, given = time.monotonic(), configs.given(typed)
+    left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
     r = prepare({**words, "start": "random"}, home)
-    probed, where = None, hardware.accelerator(words)
+    probed, budget, where = None, None, hardware.accelerator(words)
+    device = {"gpu": "cuda"}.get(where, where)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
-        device = {"gpu": "cuda"}.get(where, where)
-        probed = probe.probe(r, device, questions(r, given))
-    plan = recipe.plan(facts(r, where, probed), words, given)
+        probed = probe.probe(r, device, questions(r, given), left / 4 if left else None)
+    if left:
+        speed, images = pace(r, device), len(r.source.splits.get("test", ()))
+        budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
+    plan = recipe.plan(replace(facts(r, where, probed), budget=budget), words, given)
     folder.write(home.path / "recipe.md", report_card.recipe(plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
+
+
+def seconds(budget: str) -> float:
+    """10m -> 600."""
+    return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
 
 
 def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
@@ -197,7 +208,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     resume.same_data(home, fingerprint(r.source))
     if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
         raise ConfigError(
-            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or weights that know nothing).\n"
+            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random).\n"
             "Set recipe=auto or recipe=probe, with pretrained weights."
         )
     r.loaders.refuse_too_few()

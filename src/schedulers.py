@@ -47,7 +47,7 @@ class Schedule:
         self.shape, self.total = shape, total
         self.warm = min(math.ceil(warmup * total), total - 1)
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: float) -> float:
         if step < self.warm:
             return (step + 1) / (self.warm + 1)
         return self.shape(min((step - self.warm) / max(self.total - self.warm, 1), 1.0))

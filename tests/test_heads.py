@@ -1,4 +1,4 @@
-"""Heads solved on features: what they are, against their textbook definitions; and who may be chosen among candidates."""
+"""Heads solved on features, against their textbook definitions; and who is chosen among candidates."""
 
 import numpy as np
 import pytest

@@ -87,6 +87,10 @@ RULES: dict[str, Rule] = {
     "name": Rule("a folder's name, or a/b", lambda v: TEXT.holds(v) and v[0] != "/" and ".." not in v.split("/")),
     "seed": whole("0 <= x"),
     "recipe": one_of("off", "probe", "fast", "auto"),
+    "budget": Rule(
+        "a time, as 90s, 10m or 2h", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\d+)?[smh]", v) is not None
+    )
+    | NULL,
     "start": one_of("random", "probe"),
     "select": Rule(
         "auto, or a candidate: best | last | ema | probe, then perhaps +closing or +blend, then perhaps +mirror",
@@ -137,6 +141,7 @@ RULES: dict[str, Rule] = {
     "augment.policy": NODE | NULL,
     "augment.policy.num_ops": whole("0 <= x"),
     "augment.policy.magnitude": whole("0 <= x <= 30"),
+    "callbacks.deadline.seconds": number("0 < x") | NULL,
     "callbacks.ema.decay": number("0 <= x < 1") | NULL,
     "callbacks.ema.memory": number("0 < x <= 1"),
     "callbacks.last.every_minutes": number("0 < x") | NULL,
@@ -237,6 +242,11 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
             "init_from starts a new run from weights. Leave one out."
+        )
+    if of("budget") and of("recipe") == "off":
+        yield (
+            f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
+            "callbacks.deadline.seconds for the fit alone."
         )
     if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
         yield (

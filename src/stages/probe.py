@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from src.recipe import Probed
 from src.stages.embed import embed, grey, mirrored
 
 MOST = 20_000  # images that the heads are solved on
+TIMED = 64  # images by which the speed is guessed
 ASKED = 400  # images that each question is asked of
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
 
@@ -29,16 +31,23 @@ class Solved:
     last: Affine  # on those that the network's own head reads
 
 
-def probe(run: Run, device: str, questions: tuple[str, ...]) -> Probed:
-    """One pass over train, smaller ones for each of `questions`: resize, mirror, grey."""
+def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
+    """One pass over train, smaller ones for each of `questions`: resize, mirror, grey; over fewer images where they
+    would take longer than `seconds`."""
     network, split = run.network(), run.source.splits["train"]
-    chosen = sample(len(split), MOST, run.cfg["seed"])
+    most, fewer = MOST, ASKED
+    if seconds is not None:
+        began, first = time.monotonic(), sample(len(split), TIMED, run.cfg["seed"])
+        embed(run, network, device, "train", first)
+        most = max(int(seconds / 2 * TIMED / (time.monotonic() - began)), 10 * len(run.source.classes))
+        fewer = min(ASKED, most // 4)
+    chosen = sample(len(split), min(most, MOST), run.cfg["seed"])
     x, target = embed(run, network, device, "train", chosen), targets(run, "train", chosen)
     assert run.task.solve is not None
     heads = run.task.solve(x, target, columns(network, x), run.cfg["seed"])
     last = next(head for head in heads if head.name.endswith(" on last"))
     best = heads[0]
-    asked = sample(len(chosen), ASKED, run.cfg["seed"])
+    asked = sample(len(chosen), fewer, run.cfg["seed"])
     some = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
 

@@ -29,27 +29,25 @@ def solve(
 ) -> list[Head]:
     """Every method on every view, at the temperature that suits its out-of-fold logits; the least cross-entropy first.
 
-    brief: LDA alone, to compare views. uniform: the heads suppose that all classes are equally frequent, whatever they are among these images.
+    brief: LDA alone, to compare views. uniform: the heads suppose that all classes are equally frequent, whatever they
+    are among these images.
     """
-    fold = _folds(target, seed)
+    fold, heads = _folds(target, seed), []
     held = [torch.nonzero(fold == i)[:, 0] for i in range(int(fold.max()) + 1)]
-    heads = []
     for view, column in columns.items():
         inner = x[:, column]
         for method in [lda] if brief else _methods(inner, classes):
             whole = method(inner, target, classes)
             parts = [method(inner[fold != i], target[fold != i], classes) for i in range(len(held))]
-            for name, affine in whole.items():
-                found = [widened(part[name], column, x.shape[1]) for part in parts]
+            for name in whole:
+                wide = [widened(part[name], column, x.shape[1]) for part in parts]
                 logits = torch.zeros(len(x), classes)
-                for images, (weight, bias) in zip(held, found, strict=True):
+                for images, (weight, bias) in zip(held, wide, strict=True):
                     logits[images] = x[images] @ weight.T + bias
                 factor = temperature(logits, target)
-                found = [(scaled(part, factor)) for part in found]
-                weight, bias = scaled(widened(affine, column, x.shape[1]), factor)
-                heads.append(
-                    Head(f"{name} on {view}", weight, bias, logits * factor, tuple(zip(held, found, strict=True)))
-                )
+                weight, bias = scaled(widened(whole[name], column, x.shape[1]), factor)
+                blind = tuple((images, scaled(head, factor)) for images, head in zip(held, wide, strict=True))
+                heads.append(Head(f"{name} on {view}", weight, bias, logits * factor, blind))
     heads.sort(key=lambda head: float(cross_entropy(head.logits, target)))
     return [_adjusted(head, target) for head in heads] if uniform else heads
 

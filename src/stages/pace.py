@@ -1,0 +1,50 @@
+"""How long an image takes here, measured: what a budget is planned with."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import torch
+
+from src.contracts import Run
+
+BATCHES = 4  # timed, after a first one that warms up
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per image."""
+
+    train: float
+    predict: float
+
+
+def pace(run: Run, device: str) -> Pace:
+    module = run.module(run.network()).to(device)
+    seen, seconds = 0, {"train": 0.0, "predict": 0.0}
+    began = time.monotonic()
+    for i, batch in enumerate(itertools.islice(run.loaders.loader("train", train=True), BATCHES + 1)):
+        batch = {name: value.to(device) for name, value in batch.items()}
+        decoded = time.monotonic()
+        module.train()
+        module.loss(module.network(batch["image"]), batch).backward()
+        _wait(device)
+        trained = time.monotonic()
+        module.eval()
+        with torch.no_grad():
+            module.network(batch["image"])
+        _wait(device)
+        predicted = time.monotonic()
+        if i:
+            seen += len(batch["image"])
+            seconds["train"] += trained - began
+            seconds["predict"] += predicted - trained + decoded - began
+        began = time.monotonic()
+    return Pace(**{name: spent / max(seen, 1) for name, spent in seconds.items()})
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
