@@ -122,3 +122,13 @@ def test_weights_that_know_nothing_are_neither_probed_nor_frozen(auto, zygote, s
     assert zygote.run(*words(shapes, auto, f"run_dir={run}", *more)) == 0, zygote.screen
     config = found(run, "config.yaml")
     assert config["model"]["batchnorm"] == "train" and config["start"] == "random"
+
+
+def test_a_budget_becomes_a_deadline_of_the_fit(auto, zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", "stages=[probe]", "budget=10m")) == 0, zygote.screen
+    assert 300 < found(run, "config.yaml")["callbacks"]["deadline"]["seconds"] < 600
+    assert zygote.run(*words(shapes, auto, f"run_dir={tmp_path / 'short'}", "budget=2s")) == 0, zygote.screen
+    assert found(tmp_path / "short", "run.json")["chosen"] == "probe"
+    assert "the budget leaves less than" in zygote.screen
+    assert zygote.run(*words(shapes, auto, "recipe=off", "budget=2s")) == 2

@@ -141,3 +141,54 @@ def test_optimizers_of_timm_go_downhill_at_the_rates_of_their_groups(opt):
 def test_the_rates_and_decays_of_the_yaml_are_numbers(name):
     found = node("optimizer", name)
     assert isinstance(found["lr"], float) and isinstance(found["weight_decay"], float) and found["lr"] > 0
+
+
+def test_a_deadline_hurries_the_schedule_to_its_end_and_stops_there(monkeypatch):
+    from types import SimpleNamespace
+
+    from src.callbacks import deadline
+    from src.schedulers import Schedule, cosine
+
+    clock = {"now": 100.0}
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    trainer = SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
+    module = SimpleNamespace(pace=lambda step: step)
+    callback, factor, rates = deadline.Deadline(seconds=10.0), Schedule(cosine, 100, 0.05), []
+    callback.on_train_start(trainer, module)
+    for step in range(100):
+        callback.on_train_batch_start(trainer, module, None, step)
+        rates.append(factor(module.pace(step)))
+        callback.on_train_batch_end(trainer, module, None, None, step)
+        if trainer.should_stop:
+            break
+        clock["now"] += 0.5  # a machine that is five times slower than 100 updates would need
+    assert len(rates) == 21 and rates[-1] == pytest.approx(0, abs=1e-6)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_without_a_deadline_the_pace_is_that_of_the_updates():
+    from types import SimpleNamespace
+
+    from src.callbacks.deadline import Deadline
+
+    module, trainer = SimpleNamespace(pace=None), SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
+    callback = Deadline()
+    callback.on_train_start(trainer, module)
+    callback.on_train_batch_start(trainer, module, None, 0)
+    callback.on_train_batch_end(trainer, module, None, None, 0)
+    assert module.pace is None and not trainer.should_stop
+
+
+def test_the_seconds_that_a_resumed_run_has_spent_count():
+    from types import SimpleNamespace
+
+    from src.callbacks.deadline import Deadline
+
+    first = Deadline(1000.0)
+    first.spent, first.progress = 600.0, 0.7
+    again = Deadline(1000.0)
+    again.load_state_dict(first.state_dict())
+    module, trainer = SimpleNamespace(pace=None), SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
+    again.on_train_start(trainer, module)
+    again.on_train_batch_start(trainer, module, None, 0)
+    assert again.spent >= 600 and module.pace(10) == pytest.approx(70) and module.pace(80) == 80

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from src.contracts import Run
@@ -37,8 +38,8 @@ def embed(
 ) -> torch.Tensor:
     """(N, D): what `network.embed` sees of these images, in their order. `change`: of the batch, before the network."""
     loader = run.loaders.loader(split, only=only, resize=resize)
-    file = _file(run, network, split, only, resize, change)
-    with suppress(OSError, ValueError, KeyError):
+    file = _file(run, network, split, only, resize, change, device)
+    with suppress(OSError, SafetensorError, KeyError):
         return load_file(file)["features"]
     network.eval().to(device)
     found = []
