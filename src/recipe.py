@@ -87,7 +87,8 @@ FAMILIES = {
     "attention": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
     "other": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
 }
-SCRATCH = 1e-3  # the learning rate of weights that know nothing yet
+OWN_STATISTICS = 1e-3  # the learning rate where the batches are normalised by themselves, or nothing is learnt yet
+SETTLES = 600  # updates from which BatchNorm learns better statistics than it was given
 SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
@@ -155,12 +156,18 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if layered:
         yield Decision("finetune.body", family.body, f"{name}: the backbone's rate as a part of the head's")
         yield Decision("finetune.stem", family.stem, f"{name}: the first layer's rate as a part of the head's")
+    updates = math.ceil(facts.images / size) * (epochs or 1)
+    settles = size >= 16 and updates >= SETTLES
     if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
-        reason = "the statistics of small batches of distorted images would replace better ones"
-        yield Decision("model.batchnorm", "frozen", reason)
+        few = "a short run would only replace good statistics by those of a few distorted images"
+        many = "a run of so many updates can learn its own statistics"
+        yield Decision(
+            "model.batchnorm", "train" if settles else "frozen", f"{updates:,} updates: {many if settles else few}"
+        )
     if not _given("optimizer", given):
-        lr = SCRATCH if not facts.pretrained else family.lr if layered else family.lr * family.body
-        updates = math.ceil(facts.images / size) * (epochs or 1)
+        lr = family.lr if layered else family.lr * family.body
+        if not facts.pretrained or (facts.family == "batchnorm" and settles):
+            lr = OWN_STATISTICS
         yield Decision("optimizer.lr", lr, f"AdamW, {name}, {updates:,} updates in all")
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:

@@ -183,7 +183,8 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         spec,
         cfg["seed"],
         make(cfg["augment"]),
-        **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize")},
+        **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")},
+        cache=Path(cfg["paths"]["cache"]),
     )
     said = describe(first, known(cfg, source, spec, task))
     return Run(
@@ -218,7 +219,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(home, r.source, network, r.spec, notes, trial, cfg)
+        report_card.cards(home, r.source, network, r.spec, [*notes, *r.loaders.notes], trial, cfg)
     return r
 
 
