@@ -96,6 +96,7 @@ class Task:
     metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
     scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # -> (N,), whose mean is the monitored metric
     decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image
+    by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
     solve: Callable[..., list[Head]] | None = None
     # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
     close: Callable[..., dict[str, Affine]] | None = None

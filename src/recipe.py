@@ -94,6 +94,7 @@ AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
+FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
 GREY = 0.10  # likewise without colours
 
 
@@ -121,7 +122,8 @@ def _input(facts: Facts) -> Iterator[Decision]:
         why = "squash, which cuts nothing off, is within one standard error" if kept else "the best"
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
-        flip = 0.5 if probed.mirrored > -FLIP else 0.0
+        luck = -probed.mirrored * probed.asked < FEW  # images
+        flip = 0.5 if probed.mirrored > -FLIP or luck else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
         yield Decision(
             "data.flip", flip, f"the probe's accuracy on mirrored images: {_points(probed.mirrored)}; {meaning}"
@@ -175,9 +177,10 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if not _given("augment", given) and facts.channels in (1, 3):
         grey = facts.probed.grey if facts.probed else None
         if grey is not None and grey < -GREY:
-            yield Decision("augment", "light", f"no colour changes: without colours the probe is {_points(grey)}")
+            yield Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
         else:
-            yield Decision("augment", "trivial", "colours do not carry the label alone")
+            asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
+            yield Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision(
             "loss.label_smoothing", 0.1, "the usual 0.1: the targets of cropped and distorted images are not certain"

@@ -86,6 +86,40 @@ def test_images_are_mirrored_only_where_the_probe_still_knows_them(mirrored, fli
     assert found["data.flip"] == flip
 
 
+def test_few_images_do_not_forbid_mirroring_by_chance():
+    assert (
+        decided(recipe.plan(facts(probed=probed(mirrored=-2 / 16, asked=16)), config(), frozenset()))["data.flip"]
+        == 0.5
+    )
+    assert (
+        decided(recipe.plan(facts(probed=probed(mirrored=-4 / 16, asked=16)), config(), frozenset()))["data.flip"] == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "updates, batchnorm, lr", [((20, 8), "frozen", 5e-4), ((100, 8), "frozen", 5e-4), ((400, 8), "train", 1e-3)]
+)
+def test_short_runs_keep_the_statistics_of_batchnorm(updates, batchnorm, lr):
+    each, epochs = updates
+    cfg = config()
+    cfg["trainer"]["max_epochs"] = epochs
+    found = decided(recipe.plan(facts(each=each), cfg, frozenset({"trainer.max_epochs"})))
+    assert (found["model.batchnorm"], found["optimizer.lr"]) == (batchnorm, lr)
+
+
+@pytest.mark.parametrize("seconds, alone", [(3, True), (600, False)])
+def test_a_budget_too_short_for_a_fit_leaves_the_probe(seconds, alone):
+    from dataclasses import replace
+
+    budget = recipe.Budget(total=seconds, spent=0, train=0.03, predict=0.01, test=100)
+    found = decided(recipe.plan(replace(facts(probed=probed()), budget=budget), config(), frozenset()))
+    assert (found["select"] == "probe") == alone
+    assert ("callbacks.deadline.seconds" in found) != alone
+    if not alone:
+        assert found["trainer.max_epochs"] * 1000 * 0.03 <= 1.2 * seconds
+        assert found["callbacks.deadline.seconds"] < seconds
+
+
 @pytest.mark.parametrize(
     "scores, policy",
     [

@@ -135,3 +135,17 @@ def test_a_decoded_row_names_the_class_and_its_probabilities():
     rows = make(node("task", "multiclass"))(classes=CLASSES).decode(torch.log(torch.tensor([[0.1, 0.6, 0.2, 0.1]])))
     assert rows[0]["prediction"] == "b" and list(rows[0]) == ["prediction", "prob/a", "prob/b", "prob/c", "prob/d"]
     assert [rows[0][f"prob/{c}"] for c in CLASSES] == pytest.approx([0.1, 0.6, 0.2, 0.1])
+
+
+def test_a_mean_over_classes_is_resampled_within_them():
+    from src.tasks.multiclass import balanced
+
+    target = torch.tensor([0] * 90 + [1] * 10)
+    logits = torch.nn.functional.one_hot(target, 2).float()
+    logits[:45] = logits[:45].flip(1)  # half of the first class, all of the second: 75 %
+    scores = balanced(logits, target)
+    low, high = bootstrap(scores, groups=target)
+    assert 0.65 < low < 0.75 < high < 0.85
+    assert bootstrap(scores)[1] > high + 0.03, "else the number of images of the rare class would vary too"
+    low, high = bootstrap(balanced(torch.nn.functional.one_hot(target, 2).float(), target), groups=target)
+    assert 0.9 < low < 1 and high == 1, "all right is not certain"

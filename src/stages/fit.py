@@ -19,6 +19,7 @@ def fit(run: Run) -> None:
         # Lightning knows only loaders that store a state; ours are a function of the epoch and need none
         warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen ones, on purpose
         trainer.fit(run.module(run.network()), datamodule=run.loaders, ckpt_path=last if resumable else None)
     if run.leader:
         run.home.add_metrics(

@@ -24,7 +24,8 @@ def test(run: Run) -> None:
     headline = run.task.monitor.removeprefix("val/")
     found = measure(run, "test", logits, target)
     if run.task.scores is not None:  # otherwise the metric is no mean over images
-        low, high = bootstrap(run.task.scores(logits, target), seed=run.cfg["seed"])
+        groups = target if run.task.by_class else None
+        low, high = bootstrap(run.task.scores(logits, target), seed=run.cfg["seed"], groups=groups)
         found |= {f"test/{headline}/low": low, f"test/{headline}/high": high}
     run.home.add_metrics(found)
     folder.write(run.home.path / "predictions.csv", table(run, index, logits, target))

@@ -15,6 +15,7 @@ SHRINKAGE = (0.2, 0.5, 0.8, 1.0)  # of the covariance towards the diagonal; at 1
 RIDGE = (0.3, 3.0)  # per image, of standardised features
 DECAY = (1e-2,)  # of the logistic head's weights, likewise
 MOST = 5e7  # images × features × classes up to which a logistic head is solved in seconds
+LARGEST = 5.0  # size of a head's logits: where held-out images are all right, the best temperature has no limit
 CLOSING = 0.8  # shrinkage on features that have seen their targets
 
 
@@ -44,7 +45,7 @@ def solve(
                 logits = torch.zeros(len(x), classes)
                 for images, (weight, bias) in zip(held, wide, strict=True):
                     logits[images] = x[images] @ weight.T + bias
-                factor = temperature(logits, target)
+                factor = min(temperature(logits, target), LARGEST / _size(logits))
                 weight, bias = scaled(widened(whole[name], column, x.shape[1]), factor)
                 blind = tuple((images, scaled(head, factor)) for images, head in zip(held, wide, strict=True))
                 heads.append(Head(f"{name} on {view}", weight, bias, logits * factor, blind))
@@ -77,6 +78,11 @@ def close(
         found[name] = scaled(found[name], temperature(3 * (x_val @ weight.T + bias), val_target) * 3)
     prior = _log_prior(target, classes)
     return {name: (weight, bias - prior) for name, (weight, bias) in found.items()} if uniform else found
+
+
+def _size(logits: torch.Tensor) -> float:
+    """The standard deviation over the classes, of the median image: a class that a fold has not seen does not count."""
+    return float(logits.std(1).median().clamp(min=1e-6))
 
 
 def _unit(head: Affine, x: torch.Tensor) -> Affine:

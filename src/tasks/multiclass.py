@@ -69,6 +69,7 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
         metrics=metrics,
         scores=scores,
         decode=decode,
+        by_class=monitor == "val/balanced_acc",
         solve=partial(solve, **heads),
         close=partial(close, **heads),
     )
