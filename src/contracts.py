@@ -111,6 +111,7 @@ class Run:
     cfg: Mapping[str, Any]
     home: Any  # RunFolder
     source: Source
+    audit: Any  # what is known of the images: src.data.audit.Audit
     task: Task
     spec: InputSpec
     network: Callable[[], Any]  # () -> the Network at its starting weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,25 @@ from src.recipe import Decision, Probed
 
 
 def cards(
-    home: RunFolder, source: Source, network: Any, spec: InputSpec, notes: list[str], module: Any, cfg: dict[str, Any]
+    home: RunFolder,
+    source: Source,
+    found: Sequence[str],
+    network: Any,
+    spec: InputSpec,
+    notes: list[str],
+    module: Any,
+    cfg: dict[str, Any],
 ) -> None:
     """The run folder, the data, the network, and everything that was decided for the user."""
-    parts = [f"{name} {len(split)}" for name, split in source.splits.items()]
-    counts = Counter(source.splits["train"].targets)
-    few, many = min(counts.values()), max(counts.values())
     total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for g in module.groups for p in g["params"])
     rates = sorted({g["lr"] for g in module.groups})
     name, data = cfg["model"].get("name", cfg["model"]["_target_"]), cfg["data"]
     rate = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} … {rates[-1]:.2g}"
     print(f"run      {short(home.path)}")
-    print(f"data     {source.root}: {', '.join(parts)} images")
-    print(f"         {len(source.classes)} classes, {few} to {many} training images in each")
+    print(f"data     {source.root}")
+    for line in found:
+        print(f"         {line}")
     print(f"network  {name}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, learning rate {rate}")
     print(f"         input {spec.channels}×{spec.size[0]}×{spec.size[1]}, {data['resize']}, {spec.interpolation}")
     for note in (*source.notes, *notes):
@@ -35,7 +39,7 @@ def cards(
     print(flush=True)
 
 
-def recipe(plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None) -> str:
+def recipe(found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None) -> str:
     """recipe.md: what was decided, as words that could be typed, and why; said on the screen too."""
     lines = []
     if probed:
@@ -48,7 +52,8 @@ def recipe(plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None
     print("\n".join(lines), flush=True)
     rows = [f"| `{d.override}` | {d.reason} |" for d in plan] + [f"| `{word}` | yours |" for word in typed]
     head = [f"The probe: {100 * probed.score:.2f} % held out, by {probed.head}.", ""] if probed else []
-    return "\n".join(["# Recipe", "", *head, "| decided | why |", "|---|---|", *rows]) + "\n"
+    data = ["## The images", "", *(f"- {line}" for line in found), ""]
+    return "\n".join(["# Recipe", "", *data, "## Decided", "", *head, "| decided | why |", "|---|---|", *rows]) + "\n"
 
 
 def last_screen(home: RunFolder) -> None:

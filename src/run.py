@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,9 @@ from src import folder, hardware, recipe, report_card, resume, rng, signals, wor
 from src.check import configs
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, DataError, Run
+from src.data.audit import audit, leaks, without_leaks
+from src.data.audit import card as audit_card
+from src.data.audit import table as leak_table
 from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
 from src.data.table import split_table
@@ -127,7 +129,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
     plan = recipe.plan(replace(facts(r, where, probed), budget=budget), words, given)
-    folder.write(home.path / "recipe.md", report_card.recipe(plan, typed, probed))
+    folder.write(home.path / "recipe.md", report_card.recipe(audit_card(r.source, r.audit), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
 
@@ -141,7 +143,8 @@ def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
     asked += ["grey"] if r.spec.channels == 3 and "augment" not in given else []
-    asked += [] if "data.resize" in given else ["resize"]
+    narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
+    asked += ["resize"] if "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
     return tuple(asked)
 
 
@@ -150,12 +153,11 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
 
 
 def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
-    train, network = r.source.splits["train"], r.network()
-    count = Counter(train.targets)
+    network = r.network()
     return recipe.Facts(
-        images=len(train),
+        images=len(r.source.splits["train"]),
         val=len(r.source.splits["val"]),
-        counts=tuple(count[i] for i in range(len(r.source.classes))),
+        counts=r.audit.counts,
         size=r.spec.size[0],
         channels=r.spec.channels,
         family=network.family,
@@ -178,6 +180,12 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     first, _ = start(cfg, task.outputs, source.classes)
     spec, data = first.spec, cfg["data"]
     source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
+    found = audit(source, data["scan_limit"])
+    pairs = leaks(found)
+    if pairs and world.rank() == 0:
+        folder.write(home.path / "leaks.csv", leak_table(source, pairs))
+    source = without_leaks(source, pairs, data["leak"])
+    found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
     loaders = Loaders(
         source,
         spec,
@@ -191,6 +199,7 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         cfg=cfg,
         home=home,
         source=source,
+        audit=found,
         task=task,
         spec=spec,
         network=lambda: start(cfg, task.outputs, source.classes, home)[0],
@@ -219,7 +228,9 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(home, r.source, network, r.spec, [*notes, *r.loaders.notes], trial, cfg)
+        report_card.cards(
+            home, r.source, audit_card(r.source, r.audit), network, r.spec, [*notes, *r.loaders.notes], trial, cfg
+        )
     return r
 
 

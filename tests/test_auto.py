@@ -62,7 +62,7 @@ def test_all_candidates_are_told_and_the_chosen_one_is_in_the_model(auto):
 
 def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, shapes):
     kept = {p: p.stat().st_mtime_ns for p in (auto / "cache" / "features").iterdir()}
-    assert len(kept) >= 3 and not [p for p in kept if p.suffix == ".tmp"]
+    assert len(kept) >= 2 and not [p for p in kept if p.suffix == ".tmp"]
     assert zygote.run(*words(shapes, auto, "stages=[probe]", f"run_dir={auto / 'plan'}")) == 0, zygote.screen
     assert {p: p.stat().st_mtime_ns for p in (auto / "cache" / "features").iterdir()} == kept
     assert "start=probe" in zygote.screen

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from src.contracts import ConfigError, DataError, Source
+from src.data import audit
 from src.data.folder import folder
 from src.data.images import probe, read
 from src.data.scan import fingerprint, scan
@@ -639,3 +640,51 @@ def test_the_fingerprint_changes_with_anything_that_matters_and_nothing_else(sou
     prints.add(fingerprint(source))
     (source.root / "train/a/0.png").unlink()
     assert len({*prints, fingerprint(source)}) == 7
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """12 images of two classes in each split; a/0.png of train is also in test, b/0.png of val is in test under a."""
+    import shutil
+
+    draw = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 4), ("test", 4)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(draw.integers(0, 255, (10, 20, 3), dtype=np.uint8)).save(
+                    tmp_path / split / name / f"{i}.png"
+                )
+    shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "test" / "a" / "copy.png")
+    shutil.copy(tmp_path / "val" / "b" / "0.png", tmp_path / "test" / "a" / "other.png")
+    return folder(tmp_path, 0.15, 0.15, 0)
+
+
+def test_the_audit_counts_what_there_is(copied):
+    found = audit.audit(copied)
+    assert found.images == {"train": 8, "val": 8, "test": 10} and found.counts == (4, 4)
+    assert found.short == (10, 10, 10) and found.aspect == (2, 2, 2)
+    assert found.constant == {"train": 0.5, "val": 0.5, "test": 0.6}
+    assert len(found.copies) == 2 and audit.contradictions(copied, found) == 1
+    assert "60.0 %" in " ".join(audit.card(copied, found))
+
+
+def test_an_image_that_was_learnt_before_it_is_tested_is_told_refused_or_dropped(copied):
+    pairs = audit.leaks(audit.audit(copied))
+    paths = {(copied.splits[s].paths[i], copied.splits[t].paths[j]) for (s, i), (t, j) in pairs}
+    assert paths == {("train/a/0.png", "test/a/copy.png"), ("val/b/0.png", "test/a/other.png")}
+    warned = audit.without_leaks(copied, pairs, "warn")
+    assert warned.splits == copied.splits and "LEAK" in warned.notes[-1] and "train/a/0.png" in warned.notes[-1]
+    with pytest.raises(DataError, match=r"data\.leak=drop"):
+        audit.without_leaks(copied, pairs, "error")
+    dropped = audit.without_leaks(copied, pairs, "drop")
+    assert {n: len(s) for n, s in dropped.splits.items()} == {"train": 7, "val": 7, "test": 10}
+    assert not audit.leaks(audit.audit(dropped))
+    assert audit.table(copied, pairs).count("\n") == 3
+    assert audit.without_leaks(copied, [], "error") is copied
+
+
+def test_dropping_copies_never_empties_a_class(copied):
+    every = [(("train", i), ("test", 0)) for i, target in enumerate(copied.splits["train"].targets) if target == 0]
+    with pytest.raises(DataError, match="no image of 'a'"):
+        audit.without_leaks(copied, every, "drop")

@@ -154,11 +154,11 @@ def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | No
 
     def room(path: str) -> int:
         try:
-            sides = _header(root / path)
+            one, other = _header(root / path)
         except Exception:  # Pillow raises nearly every type; `read` will say what is wrong
             return 0
         # Either way up, since EXIF may turn it.
-        return spec.channels * max(math.prod(_size(*turned, spec)) for turned in (sides, sides[::-1]))
+        return spec.channels * max(math.prod(_size(one, other, spec)), math.prod(_size(other, one, spec)))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(room, paths))

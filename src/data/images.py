@@ -57,6 +57,19 @@ def probe(path: Path, channels: int) -> None:
     _decode(Path(path), channels, small=True)
 
 
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(width, height) as the image is shown, from its header; None where that cannot be read."""
+    try:
+        if path.suffix.lower() == ".npy":
+            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            return width, height
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else image.size
+    except Exception:  # Pillow's decoders raise nearly every type on damaged input; `read` says what is wrong
+        return None
+
+
 def _decode(path: Path, channels: int, small: bool = False) -> np.ndarray:
     with _named(path):
         if path.suffix.lower() == ".npy":

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +30,7 @@ def grey(image: torch.Tensor) -> torch.Tensor:
 
 def embed(
     run: Run,
-    network: torch.nn.Module,
+    network: Any,
     device: str,
     split: str,
     only: Sequence[int] | None = None,

@@ -43,8 +43,9 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         fewer = min(ASKED, most // 4)
     chosen = sample(len(split), min(most, MOST), run.cfg["seed"])
     x, target = embed(run, network, device, "train", chosen), targets(run, "train", chosen)
-    assert run.task.solve is not None
-    heads = run.task.solve(x, target, columns(network, x), run.cfg["seed"])
+    solve = run.task.solve
+    assert solve is not None
+    heads = solve(x, target, columns(network, x), run.cfg["seed"])
     last = next(head for head in heads if head.name.endswith(" on last"))
     best = heads[0]
     asked = sample(len(chosen), fewer, run.cfg["seed"])
@@ -52,7 +53,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     view = dict(list(columns(network, x).items())[-1:])
 
     def score(seen: torch.Tensor) -> float:
-        return _score(run, run.task.solve(seen, target[asked], view, run.cfg["seed"], brief=True)[0], target[asked])
+        return _score(run, solve(seen, target[asked], view, run.cfg["seed"], brief=True)[0], target[asked])
 
     moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
     if "mirror" in questions:

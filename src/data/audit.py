@@ -1,0 +1,162 @@
+"""What is known of the images before anything is trained: counts, sizes, and files that occur more than once."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.contracts import DataError, Source, Split
+from src.data.images import size_of
+
+Place = tuple[str, int]  # split, index there
+
+
+@dataclass(frozen=True)
+class Audit:
+    images: dict[str, int]  # per split
+    counts: tuple[int, ...]  # training images of each class
+    constant: dict[str, float]  # split -> the accuracy of always answering its most frequent class
+    short: tuple[int, ...]  # 10, 50 and 90 % quantile of the short side, in pixels
+    aspect: tuple[float, ...]  # likewise of width / height
+    looked: int  # images whose sizes were read
+    copies: tuple[tuple[Place, ...], ...]  # groups of equal files
+
+    @property
+    def imbalance(self) -> float:
+        return max(self.counts) / max(min(self.counts), 1)
+
+
+def audit(source: Source, limit: int = 100_000) -> Audit:
+    """Headers and file sizes are read, and the bytes of files that are equally large; above `limit` images, of a random
+    `limit` of them."""
+    places = [(name, i) for name, split in source.splits.items() for i in range(len(split))]
+    places = places if len(places) <= limit else sorted(random.Random(0).sample(places, limit))
+    paths = [source.root / source.splits[name].paths[i] for name, i in places]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
+        sizes = [size for size in pool.map(size_of, paths) if size]
+        equal = _equal(list(zip(places, paths, strict=True)), pool)
+    count = Counter(source.splits["train"].targets)
+    return Audit(
+        images={name: len(split) for name, split in source.splits.items()},
+        counts=tuple(count[i] for i in range(len(source.classes))),
+        constant={name: max(Counter(s.targets).values()) / len(s) for name, s in source.splits.items()},
+        short=_quantiles([min(size) for size in sizes]),
+        aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
+        looked=len(sizes),
+        copies=equal,
+    )
+
+
+def _equal(files: list[tuple[Place, Path]], pool: ThreadPoolExecutor) -> tuple[tuple[Place, ...], ...]:
+    by_size = defaultdict(list)
+    for place, path in files:
+        by_size[os.path.getsize(path)].append((place, path))
+    alike = [file for group in by_size.values() if len(group) > 1 for file in group]
+    by_content = defaultdict(list)
+    for (place, _), digest in zip(alike, pool.map(lambda file: _digest(file[1]), alike), strict=True):
+        by_content[digest].append(place)
+    return tuple(tuple(group) for group in by_content.values() if len(group) > 1)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _quantiles(values: list) -> tuple:
+    ordered = sorted(values)
+    return tuple(ordered[round(part * (len(ordered) - 1))] for part in (0.1, 0.5, 0.9)) if ordered else ()
+
+
+def leaks(found: Audit) -> list[tuple[Place, Place]]:
+    """(the copy, the image of a later split that it equals): the copy was learnt, or chosen by, before the other is
+    judged. The copy of a test image may be in train or val, that of a val image in train."""
+    rank = {"train": 0, "val": 1, "test": 2}
+    pairs = []
+    for group in found.copies:
+        last = max(group, key=lambda place: rank[place[0]])
+        pairs += [(place, last) for place in group if rank[place[0]] < rank[last[0]]]
+    return pairs
+
+
+def contradictions(source: Source, found: Audit) -> int:
+    """Groups of equal files that have several labels."""
+    return sum(len({source.splits[name].targets[i] for name, i in group}) > 1 for group in found.copies)
+
+
+def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str) -> Source:
+    """error: DataError; warn: a note; drop: the copies leave train (or val). Raises where that would empty a class."""
+    if not pairs:
+        return source
+    told = [f"{_path(source, copy)} = {_path(source, other)}" for copy, other in pairs[:3]]
+    what = f"{len(pairs)} file(s) are also in a later split, such as {'; '.join(told)}"
+    if policy == "error":
+        raise DataError(
+            f"data.leak=error: {what}.\nRemove them, or set data.leak=drop (they leave train or val) or data.leak=warn."
+        )
+    if policy == "warn":
+        return replace(source, notes=(*source.notes, f"LEAK: {what}. data.leak=drop removes them from train and val."))
+    gone, splits = {copy for copy, _ in pairs}, {}
+    for name, split in source.splits.items():
+        kept = [i for i in range(len(split)) if (name, i) not in gone]
+        splits[name] = Split(tuple(split.paths[i] for i in kept), tuple(split.targets[i] for i in kept))
+    for name in ("train", "val"):
+        lost = set(source.splits[name].targets) - set(splits[name].targets)
+        if (lost and name == "train") or not len(splits[name]):
+            which = ", ".join(repr(source.classes[i]) for i in sorted(lost))
+            raise DataError(
+                f"data.leak=drop: {what}; without them {name} would have no image of {which}.\n"
+                "Add images of it, or set data.leak=warn."
+            )
+    return replace(source, splits=splits, notes=(*source.notes, f"Dropped {what} (data.leak=drop)."))
+
+
+def table(source: Source, pairs: Iterable[tuple[Place, Place]]) -> str:
+    """All pairs: split, path, split and path of the image that it equals."""
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(["split", "path", "equal split", "equal path"])
+    for copy, other in pairs:
+        rows.writerow(
+            [copy[0], source.splits[copy[0]].paths[copy[1]], other[0], source.splits[other[0]].paths[other[1]]]
+        )
+    return out.getvalue()
+
+
+def _path(source: Source, place: Place) -> str:
+    return source.splits[place[0]].paths[place[1]]
+
+
+def card(source: Source, found: Audit) -> list[str]:
+    """What the audit says, a sentence a line."""
+    sizes = ", ".join(f"{name} {n:,}" for name, n in found.images.items())
+    few, many = min(found.counts), max(found.counts)
+    ratio = f"1 : {found.imbalance:.3g}"
+    lines = [f"{sizes} images, {len(found.counts)} classes of {few:,} to {many:,} training images ({ratio})"]
+    if found.short:
+        low, middle, high = found.aspect
+        lines.append(f"short side {found.short[1]} px, width / height {low:.2f} … {middle:.2f} … {high:.2f}")
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.constant.items() if name != "train")
+    lines.append(f"always the most frequent class would be right for {shares}")
+    if repeated := sum(len(group) - 1 for group in found.copies):
+        wrong = contradictions(source, found)
+        lines.append(
+            f"{repeated:,} files are copies of others{f', {wrong} of them with another label' if wrong else ''}"
+        )
+    if few < 3:
+        rare = [source.classes[i] for i, n in enumerate(found.counts) if n < 3]
+        names = f"{', '.join(rare[:5])}{' and others' if len(rare) > 5 else ''}"
+        lines.append(f"{len(rare)} class(es) with fewer than 3 training images: {names}; expect little of them")
+    if found.images["val"] < 30:
+        lines.append(
+            f"{found.images['val']} val images choose almost nothing: the recipe's order of preference decides"
+        )
+    return lines
