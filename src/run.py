@@ -120,7 +120,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         return cfg
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
-    r = prepare({**words, "start": "random"}, home)
+    r = prepare({**words, "start": "random", "select": "last"}, home)  # neither is decided yet
     probed, budget, where = None, None, hardware.accelerator(words)
     device = {"gpu": "cuda"}.get(where, where)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):

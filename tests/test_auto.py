@@ -132,3 +132,17 @@ def test_a_budget_becomes_a_deadline_of_the_fit(auto, zygote, shapes, tmp_path):
     assert found(tmp_path / "short", "run.json")["chosen"] == "probe"
     assert "the budget leaves less than" in zygote.screen
     assert zygote.run(*words(shapes, auto, "recipe=off", "budget=2s")) == 2
+
+
+def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_path):
+    run = tmp_path / "run"
+    more = ("trainer.limit_val_batches=0", "trainer.max_epochs=1")
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", *more)) == 0, zygote.screen
+    assert found(run, "run.json")["chosen"] == "ema+closing"
+    assert found(run, "metrics.json")["test/acc"] > 0.9
+
+
+def test_what_needs_a_probe_is_refused_where_there_is_none(auto, zygote, shapes):
+    for more in (("select=probe",), ("start=probe",)):
+        assert zygote.run(*words(shapes, auto, "recipe=off", *more)) == 2
+        assert "has no probe" in zygote.screen

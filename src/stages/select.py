@@ -52,8 +52,8 @@ def names(run: Run) -> list[str]:
     if asked != "auto":
         return [asked]
     each = len(run.source.splits["train"]) / max(len(run.source.classes), 1)
-    order = ["ema+closing", "ema+blend"] if each <= MANY else ["ema+blend", "ema+closing"]
-    order += ["ema", "last", "best"]
+    closed = ["ema+closing", "ema+blend"] if each <= MANY else ["ema+blend", "ema+closing"]
+    order = [*(closed if run.task.close else []), "ema", "last", "best"]
     order += ["probe"] if probe.there(run.home) else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     return [name + ("+mirror" if both else "") for name in order for both in mirror]
@@ -101,24 +101,27 @@ def _made(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         x, y = _seen(run, network, "train", see, False, chosen)
         column = list(probe.columns(network, x).values())[-1]
         assert run.task.close is not None
-        heads = run.task.close(trained, x, y, column, x_val, target)
+        judged = (x_val, target) if len(target) else (x, y)  # without a val, the size of the logits is guessed
+        heads = run.task.close(trained, x, y, column, *judged)
     for _, head, mirror in mine:
         weight, bias = heads[head]
-        logits = sum(views[view][0] @ weight.T + bias for view in ((False, True) if mirror else (False,)))
+        seen = (x_val + views[True][0]) / 2 if mirror else x_val
         full = "+".join(filter(None, (name, head, "mirror" if mirror else "")))
-        yield Candidate(full, (weight, bias), logits / (1 + mirror), target)
+        yield Candidate(full, (weight, bias), seen @ weight.T + bias, target)
 
 
 def _seen(run: Run, network: Any, split: str, see: Any, skip: bool, only: list[int] | None = None):
     """(features (N, D), targets (N,)) on every rank."""
     if skip:
-        return torch.zeros(0, network.embed(_blank(network)).shape[1]), torch.zeros(0, dtype=torch.long)
+        with torch.no_grad():
+            width = network.embed(_blank(network)).shape[1]
+        return torch.zeros(0, width), torch.zeros(0, dtype=torch.long)
     _, x, target = predictions(run, network, split, see, only)
     return x, target
 
 
 def _blank(network: Any) -> torch.Tensor:
-    return torch.zeros(1, network.spec.channels, *network.spec.size, dtype=torch.uint8)
+    return torch.zeros(1, network.spec.channels, *network.spec.size, device=network.head.weight.device)
 
 
 def _widened(head: Affine, x: torch.Tensor) -> Affine:
