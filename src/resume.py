@@ -142,9 +142,11 @@ def typed() -> list[str]:
 def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
     rows = []
     for word in typed():
+        if word in home.state()["overrides"]:
+            continue
         key = word.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
         if word.startswith("~") or key in ("debug", "experiment"):  # they change more than one key
-            rows += [] if word in home.state()["overrides"] else [(word, "given", "not given")]
+            rows.append((word, "given", "not given"))
             continue
         if key.startswith(FREE) or key.startswith("hydra"):
             continue

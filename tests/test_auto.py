@@ -74,7 +74,8 @@ def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, s
 def test_killed_anywhere_it_ends_on_the_same_bit(auto, zygote, shapes, tmp_path, fault):
     run = tmp_path / "run"
     assert zygote.run(*words(shapes, auto, f"run_dir={run}"), fault={**fault, "number": 9}) == -9
-    assert zygote.run(f"resume={run}", seed=1) == 0, zygote.screen
+    again = words(shapes, auto, f"run_dir={run}") if fault["at"] == "save" else [f"resume={run}"]
+    assert zygote.run(*again, seed=1) == 0, zygote.screen  # the same command once more is a resume, too
     for name in ("model/weights.safetensors", "metrics.json", "predictions.csv"):
         assert (run / name).read_bytes() == (auto / "run" / name).read_bytes(), name
     told = [(folder / "recipe.md").read_text().partition("## Candidates")[2] for folder in (run, auto / "run")]

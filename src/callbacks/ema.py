@@ -11,29 +11,39 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import nn
 
 
 class EMA(Callback):
-    """Exponential moving average of all weights and buffers, one step per optimizer update.
+    """Exponential moving average of what moves, trained weights and float buffers, one step per optimizer update.
 
     decay: null gives the average a memory of the part `memory` of all updates: exp(-1 / (memory × updates)). While
-    fewer updates than that have been made, it is their plain mean: min(decay, t / (t + 1)); so the starting weights
-    are forgotten at any length of run (a fixed 0.9998 is 93 % starting weights after 375 updates).
+    fewer updates than that have been made, it is their plain mean: min(decay, t / (t + 1)), t counted from 0; so the
+    starting weights are forgotten at any length of run (a fixed 0.9998 is 93 % starting weights after 375 updates;
+    TensorFlow's ExponentialMovingAverage starts with (1 + t) / (10 + t) for the same reason).
+
+    Held in float32 at least: in bfloat16, a step of less than 1/256 would be rounded away.
     """
 
     def __init__(self, decay: float | None = None, memory: float = 0.1):
         self.decay, self.memory = decay, memory
         self.average: dict[str, torch.Tensor] = {}
         self.updates = 0
+        self.moving: dict[str, tuple[nn.Module, str]] = {}  # key -> owner and attribute, since a buffer may be replaced
+        self.still: dict[str, tuple[nn.Module, str]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        state, self.at = _state(pl_module), trainer.global_step
-        if self.average:  # resumed
-            self.average = {k: v.to(state[k].device) for k, v in self.average.items()}
-        else:
-            self.average = {k: v.clone() for k, v in state.items()}
-        if self.decay is None:
-            self.decay = math.exp(-1 / max(self.memory * trainer.estimated_stepping_batches, 1))
+        self.at, begun = trainer.global_step, self.average  # not empty: resumed
+        self.average, self.moving, self.still = {}, {}, {}
+        for key, live in pl_module.network.state_dict(keep_vars=True).items():
+            path, _, name = key.rpartition(".")
+            learns = live.requires_grad or not isinstance(live, nn.Parameter)
+            places = self.moving if learns and live.is_floating_point() else self.still
+            places[key] = pl_module.network.get_submodule(path), name
+            dtype = torch.promote_types(live.dtype, torch.float32) if places is self.moving else live.dtype
+            self.average[key] = begun.get(key, live).detach().to(live.device, dtype, copy=places is self.moving)
+        memory = max(self.memory * trainer.estimated_stepping_batches, 1)
+        self.most = math.exp(-1 / memory) if self.decay is None else self.decay
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -41,27 +51,22 @@ class EMA(Callback):
     ) -> None:
         if trainer.global_step == self.at:  # gradients are still being accumulated
             return
-        self.at, state = trainer.global_step, _state(pl_module)
-        assert self.decay is not None
-        part = 1 - min(self.decay, self.updates / (self.updates + 1))
+        self.at = trainer.global_step
+        part = 1 - min(self.most, self.updates / (self.updates + 1))
         self.updates += 1
-        floats = [k for k, v in state.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], part)
-        for k in state.keys() - set(floats):
-            self.average[k].copy_(state[k])
+        average = [self.average[key] for key in self.moving]
+        live = [getattr(*place).detach() for place in self.moving.values()]
+        torch._foreach_lerp_(average, [x.to(a.dtype) for x, a in zip(live, average, strict=True)], part)
 
     def state_dict(self) -> dict[str, Any]:
+        # what does not move is the live tensor itself, so that the file holds it once
+        self.average |= {key: getattr(*place).detach() for key, place in self.still.items()}
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average, self.updates = state_dict["average"], state_dict["updates"]
 
 
-def _state(pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
-    return {k: v.detach() for k, v in pl_module.network.state_dict().items()}
-
-
 def averaged(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
     """The state of the network that a checkpoint's average is; None where the run kept none."""
-    found = [state for name, state in checkpoint["callbacks"].items() if name.startswith("EMA")]
-    return found[0]["average"] if found and found[0]["average"] else None
+    return checkpoint.get("callbacks", {}).get(EMA.__qualname__, {}).get("average") or None

@@ -41,7 +41,7 @@ class Network(nn.Module):
         self.see = backbone.stages
         self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
         self.stages = stages
-        self.head = nn.Linear(self._widths() if stages else backbone.features, outputs)
+        self.head = nn.Linear(self.width() if stages else backbone.features, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
@@ -77,11 +77,13 @@ class Network(nn.Module):
         x = image.float() / 255 if image.dtype == torch.uint8 else image
         return ((x - self.mean) / self.std).to(next(self.backbone.parameters()).dtype)  # bf16-true has no float weights
 
-    def _widths(self) -> int:
+    def width(self) -> int:
+        """D of what `embed` sees."""
         training = self.backbone.training
         self.backbone.eval()
         with torch.no_grad():
-            found = self.embed(torch.zeros(1, self.spec.channels, *self.spec.size, dtype=torch.uint8)).shape[1]
+            blank = torch.zeros(1, self.spec.channels, *self.spec.size, device=self.mean.device)
+            found = self.embed(blank).shape[1]
         self.backbone.train(training)
         return found
 

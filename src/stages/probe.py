@@ -17,7 +17,8 @@ from src.contracts import Affine, Head, Run
 from src.recipe import Probed
 from src.stages.embed import embed, grey, mirrored
 
-MOST = 20_000  # images that the heads are solved on
+MOST = 20_000  # images that heads are solved on,
+NUMBERS = 5e7  # and the features of all of them together: 200 MB, and minutes at the most
 TIMED = 64  # images by which the speed is guessed
 ASKED = 400  # images that each question is asked of
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
@@ -35,13 +36,14 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     """One pass over train, smaller ones for each of `questions`: resize, mirror, grey; over fewer images where they
     would take longer than `seconds`."""
     network, split = run.network(), run.source.splits["train"]
-    most, fewer = MOST, ASKED
+    most, fewer = enough(network), ASKED
     if seconds is not None:
         began, first = time.monotonic(), sample(len(split), TIMED, run.cfg["seed"])
         embed(run, network, device, "train", first)
-        most = max(int(seconds / 2 * TIMED / (time.monotonic() - began)), 10 * len(run.source.classes))
+        affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
+        most = min(most, max(affordable, 10 * len(run.source.classes)))
         fewer = min(ASKED, most // 4)
-    chosen = sample(len(split), min(most, MOST), run.cfg["seed"])
+    chosen = sample(len(split), most, run.cfg["seed"])
     x, target = embed(run, network, device, "train", chosen), targets(run, "train", chosen)
     solve = run.task.solve
     assert solve is not None
@@ -83,6 +85,11 @@ def columns(network: Any, x: torch.Tensor) -> dict[str, slice]:
     """The views of `embed`'s output: what the head reads, and all stages, where the network shows them."""
     views = {"last": slice(0, network.features), "stages": slice(network.features, x.shape[1])}
     return views if x.shape[1] > network.features else {"last": views["last"]}
+
+
+def enough(network: Any) -> int:
+    """Images that heads are solved on."""
+    return min(MOST, int(NUMBERS / network.width()))
 
 
 def sample(n: int, most: int, seed: int) -> list[int]:

@@ -17,7 +17,6 @@ from src.stages import probe
 from src.stages.embed import mirrored
 from src.stages.predict import measure, predictions
 
-MOST = 20_000  # training images that the closing head is solved on
 SETTLE = 1_000  # training images that BatchNorm statistics are estimated on again
 MANY = 200  # images a class from which the head that was trained knows something that the closing head does not
 PREFIX = "network."
@@ -97,7 +96,7 @@ def _made(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if name == "probe":
         heads = {"": probe.read(run.home).best}
     elif any(head for _, head, _ in mine):
-        chosen = probe.sample(len(run.source.splits["train"]), MOST, run.cfg["seed"])
+        chosen = probe.sample(len(run.source.splits["train"]), probe.enough(network), run.cfg["seed"])
         x, y = _seen(run, network, "train", see, False, chosen)
         column = list(probe.columns(network, x).values())[-1]
         assert run.task.close is not None
@@ -113,15 +112,9 @@ def _made(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
 def _seen(run: Run, network: Any, split: str, see: Any, skip: bool, only: list[int] | None = None):
     """(features (N, D), targets (N,)) on every rank."""
     if skip:
-        with torch.no_grad():
-            width = network.embed(_blank(network)).shape[1]
-        return torch.zeros(0, width), torch.zeros(0, dtype=torch.long)
+        return torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long)
     _, x, target = predictions(run, network, split, see, only)
     return x, target
-
-
-def _blank(network: Any) -> torch.Tensor:
-    return torch.zeros(1, network.spec.channels, *network.spec.size, device=network.head.weight.device)
 
 
 def _widened(head: Affine, x: torch.Tensor) -> Affine:
