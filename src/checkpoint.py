@@ -69,6 +69,11 @@ def load(path: Path) -> dict[str, Any]:
     )
 
 
+def averaged(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
+    """The state of the network that the average of the callback `ema` is; None where the run kept none."""
+    return checkpoint.get("callbacks", {}).get("EMA", {}).get("average") or None
+
+
 def _keep(path: Path, copy: Path) -> None:
     """Gives the file a second name, so that there is no moment without a loadable checkpoint."""
     link = path.with_name(f".{copy.name}.{os.getpid()}.tmp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -11,30 +10,17 @@ import traceback
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import folder, hardware, recipe, report_card, resume, rng, signals, world
+from src import folder, hardware, recipe, report_card, resume, signals, world
+from src.build import build, prepare
 from src.check import configs
-from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, DataError, Run
-from src.data.audit import audit, leaks, without_leaks
 from src.data.audit import card as audit_card
-from src.data.audit import table as leak_table
-from src.data.loader import Loaders
-from src.data.scan import fingerprint, scan
-from src.data.table import split_table
-from src.factory import make
-from src.finetune.policy import groups
-from src.models.network import Network, describe, dry_run, load_model, save_model
-from src.models.weights import load_weights
-from src.module import Module
-from src.optimizers import tried
 from src.stages import probe
 from src.stages.fit import fit
 from src.stages.pace import pace
@@ -167,135 +153,3 @@ def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
         bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
         probed=probed,
     )
-
-
-def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
-    """The images, the task, the network, and what makes the rest of them."""
-    hardware.refuse_impossible(cfg)
-    source = make(cfg["data"]["source"])
-    task = make(cfg["task"])(classes=source.classes)
-    names = [f"val/{name}" for name in task.metrics()]
-    if task.monitor not in names:
-        raise ConfigError(f"task.monitor={task.monitor}: this task measures {', '.join(names)}.\nSet one of these.")
-    first, _ = start(cfg, task.outputs, source.classes)
-    spec, data = first.spec, cfg["data"]
-    source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
-    found = audit(source, data["scan_limit"])
-    pairs = leaks(found)
-    if pairs and world.rank() == 0:
-        folder.write(home.path / "leaks.csv", leak_table(source, pairs))
-    source = without_leaks(source, pairs, data["leak"])
-    found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
-    loaders = Loaders(
-        source,
-        spec,
-        cfg["seed"],
-        make(cfg["augment"]),
-        **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")},
-        cache=Path(cfg["paths"]["cache"]),
-    )
-    said = describe(first, known(cfg, source, spec, task))
-    return Run(
-        cfg=cfg,
-        home=home,
-        source=source,
-        audit=found,
-        task=task,
-        spec=spec,
-        network=lambda: start(cfg, task.outputs, source.classes, home)[0],
-        module=partial(compose, cfg, task, said),
-        trainer=partial(trainer, cfg, home),
-        loaders=loaders,
-        save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
-        load=lambda: load_model(home.path / "model")[0],
-        leader=world.rank() == 0,
-    )
-
-
-def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
-    """Everything that can be wrong is wrong here, before the first batch."""
-    r = prepare(cfg, home)
-    resume.same_data(home, fingerprint(r.source))
-    if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
-        raise ConfigError(
-            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random).\n"
-            "Set recipe=auto or recipe=probe, with pretrained weights."
-        )
-    r.loaders.refuse_too_few()
-    network, notes = start(cfg, r.task.outputs, r.source.classes, home)
-    trial = r.module(network)
-    tried(trial.optimizer, trial.groups)
-    if r.leader:
-        folder.write(home.path / "split.csv", split_table(r.source))
-        home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(
-            home, r.source, audit_card(r.source, r.audit), network, r.spec, [*notes, *r.loaders.notes], trial, cfg
-        )
-    return r
-
-
-def start(
-    cfg: dict[str, Any], outputs: int, classes: tuple[str, ...], home: folder.RunFolder | None = None
-) -> tuple[Network, list[str]]:
-    """The network at its starting weights, and what was decided about them."""
-    rng.seed(cfg["seed"], "weights")
-    file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
-    given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
-    backbone = make({**cfg["model"], **given})
-    network = Network(backbone, outputs).to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
-    dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
-    if file or backbone.weights:
-        notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
-    else:
-        origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
-        notes = [f"weights: {origin}; the head is new"]
-    if cfg["start"] == "probe" and home:
-        network.answer(*probe.read(home).last)
-        notes.append("head: solved by the probe")
-    return network, notes
-
-
-def compose(cfg: dict[str, Any], task: Any, said: dict[str, Any], network: Network) -> Module:
-    optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
-    lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
-    chosen = partial(groups, policy, layers=network.layers, no_decay=network.no_decay, lr=lr, weight_decay=decay)
-    return Module(network, task, make(cfg["loss"]), chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
-
-
-def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
-    """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
-    words = copy.deepcopy(cfg["trainer"])
-    limits = {name: words[f"limit_{name}_batches"] for name in ("val", "test")}
-    limits["train"] = words["limit_train_batches"]
-    if split:
-        words |= {"profiler": None, "fast_dev_run": False, "overfit_batches": 0.0, "max_time": None}
-        words |= {"enable_checkpointing": False, "enable_progress_bar": False, "limit_predict_batches": limits[split]}
-        return make(words)(logger=False)
-    resumed = resume.step(home)
-    loggers = copy.deepcopy(cfg.get("logger")) or {}
-    if resumed and "tensorboard" in loggers:
-        loggers["tensorboard"]["purge_step"] = resumed + 1
-    wanted = dict(cfg.get("callbacks") or {})
-    if not loggers:  # Lightning's monitor of learning rates refuses to work for nobody
-        wanted.pop("lr_monitor", None)
-    if not words["enable_progress_bar"]:
-        wanted.pop("progress", None)
-    return make(words)(
-        callbacks=[make(node) for node in wanted.values()],
-        logger=[make(node) for node in loggers.values()] or False,
-        plugins=[AtomicCheckpointIO()],
-    )
-
-
-def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, Any]:
-    """What model.json says of a network beside its weights."""
-    fixed = {"pretrained": False, "weights": None, "image_size": spec.size[0], "in_chans": spec.channels}
-    build = {**cfg["model"], **{k: v for k, v in fixed.items() if k in cfg["model"]}}
-    return {
-        "build": build,
-        "task": cfg["task"]["_target_"],
-        "monitor": task.monitor,
-        "classes": list(source.classes),
-        "resize": cfg["data"]["resize"],
-        "versions": {"torch": torch.__version__, **resume.versions()},
-    }

@@ -249,8 +249,8 @@ def test_zero_switches_it_off_and_leaves_the_disk_alone(source, tmp_path):
 
 def test_headers_are_read_once_even_where_the_copies_are_too_many(source, tmp_path, monkeypatch):
     looked = []
-    header = cache._header
-    monkeypatch.setattr(cache, "_header", lambda path: looked.append(path) or header(path))
+    header = cache.size_of
+    monkeypatch.setattr(cache, "size_of", lambda path: looked.append(path) or header(path))
     for _ in range(2):
         assert "more than" in opened(source, tmp_path, limit=1e-9)[1]
     assert len(looked) == 12 and sum(file.stat().st_size for file in (tmp_path / "images").iterdir()) < 1000

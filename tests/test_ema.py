@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from src import checkpoint
-from src.callbacks.ema import EMA, averaged
+from src.callbacks.ema import EMA
+from src.checkpoint import averaged
 from src.models.batchnorm import reestimate
 from tests.conftest import words
 
@@ -175,6 +177,14 @@ def test_a_checkpoint_has_the_average_beside_the_weights(runs, more):
     assert (differ == {"head.weight", "head.bias"}) == bool(more)
     once = {v.untyped_storage().data_ptr() for v in [*live.values(), *average.values()]}
     assert len(once) == len(live) + sum(k in differ or ("running_" in k) for k in live)  # the rest is there once
+
+
+def test_choosing_the_average_moves_nothing_that_the_policy_froze(runs, zygote, shapes, tmp_path):
+    assert zygote.run(*words(shapes, tmp_path), FREEZE, "select=ema", f"run_dir={tmp_path / 'run'}") == 0
+    average = averaged(runs(FREEZE))
+    shipped = load_file(tmp_path / "run" / "model" / "weights.safetensors")
+    assert any("running_mean" in key for key in shipped)
+    assert [k for k, v in shipped.items() if not torch.equal(v, average[k])] == []
 
 
 def test_the_callback_of_another_is_not_taken_for_the_average():

@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from src.callbacks.ema import EMA, averaged
+from src.callbacks.ema import EMA
+from src.checkpoint import averaged
 from src.models.batchnorm import reestimate
 from src.models.network import Network, load_model, save_model
 from src.models.stages import family, stages

@@ -65,8 +65,3 @@ class EMA(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average, self.updates = state_dict["average"], state_dict["updates"]
-
-
-def averaged(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor] | None:
-    """The state of the network that a checkpoint's average is; None where the run kept none."""
-    return checkpoint.get("callbacks", {}).get(EMA.__qualname__, {}).get("average") or None

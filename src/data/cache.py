@@ -26,13 +26,12 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from src.contracts import InputSpec, Split
-from src.data.images import _FORMATS, read
-from src.data.scan import _key
+from src.data.images import read, size_of
+from src.data.scan import key
 from src.data.transforms import evaluation
 
 OVERSIZE = 1.25  # a training copy's short side over the input's: random crops keep some detail to choose from
@@ -144,7 +143,7 @@ def _name(root: Path, split: Split, spec: InputSpec, resize: str | None) -> str:
     """By everything that the pixels depend on."""
     kind = (spec.size, spec.interpolation, resize and (spec.crop, spec.mean), resize or OVERSIZE)
     versions = PIL.__version__, torch.__version__, torchvision.__version__
-    return hashlib.sha256(f"{_key(root, split.paths, spec.channels)} {kind} {versions}".encode()).hexdigest()
+    return hashlib.sha256(f"{key(root, split.paths, spec.channels)} {kind} {versions}".encode()).hexdigest()
 
 
 def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | None) -> list[int]:
@@ -153,23 +152,11 @@ def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | No
         return [spec.size[0] * spec.size[1] * spec.channels] * len(paths)
 
     def room(path: str) -> int:
-        try:
-            one, other = _header(root / path)
-        except Exception:  # Pillow raises nearly every type; `read` will say what is wrong
-            return 0
-        # Either way up, since EXIF may turn it.
-        return spec.channels * max(math.prod(_size(one, other, spec)), math.prod(_size(other, one, spec)))
+        size = size_of(root / path)
+        return spec.channels * math.prod(_size(size[1], size[0], spec)) if size else 0
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(room, paths))
-
-
-def _header(path: Path) -> tuple[int, int]:
-    if path.suffix.lower() == ".npy":
-        height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
-        return height, width
-    with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-        return image.size
 
 
 def _table(file: Path, n: int, rooms: Callable[[], list[int]]) -> tuple[np.ndarray, OSError | None]:

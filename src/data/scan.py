@@ -32,7 +32,7 @@ def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int
     if len(paths) > limit:
         notes = [f"Checked {limit:,} of {len(paths):,} images, chosen at random (data.scan_limit)."]
         paths = sorted(random.Random(0).sample(paths, limit))
-    file = Path(cache) / f"scan-{_key(source.root, paths, channels)}.json"
+    file = Path(cache) / f"scan-{key(source.root, paths, channels)}.json"
     bad = _recall(file)
     if bad is None or (bad and bad_images == "error"):  # an error is never remembered: the cause may have gone
         bad = _check(source.root, paths, channels)
@@ -58,7 +58,7 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _key(root: Path, paths: Iterable[str], channels: int) -> str:
+def key(root: Path, paths: Iterable[str], channels: int) -> str:
     digest = hashlib.sha256(f"1 {channels} {os.path.realpath(root)!r}".encode())  # 1: raise it when `probe` changes
     for path in paths:
         digest.update(repr((path, *_stat(root, path))).encode())

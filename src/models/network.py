@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from src import folder as files
 from src.contracts import Backbone, ConfigError
+from src.models.batchnorm import reestimate
 from src.models.weights import read_state, sha256, spec_from_dict
 
 
@@ -72,6 +73,11 @@ class Network(nn.Module):
             self.head.weight.copy_(weight)
             self.head.bias.copy_(bias)
         self.mirror = mirror
+
+    def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+        """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""
+        if self.batchnorm == "train":
+            reestimate(self, batches, frozen=False)
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 
 from src import checkpoint, folder, world
-from src.callbacks.ema import averaged
 from src.contracts import Affine, ConfigError, Run
-from src.models.batchnorm import reestimate
 from src.stages import probe
 from src.stages.embed import mirrored
 from src.stages.predict import measure, predictions
@@ -143,16 +141,17 @@ def _network(run: Run, name: str) -> Any:
     found = checkpoint.load(file)
     state = {k.removeprefix(PREFIX): v for k, v in found["state_dict"].items() if k.startswith(PREFIX)}
     if name == "ema":
-        average = averaged(found)
+        average = checkpoint.averaged(found)
         if average is None:
             if not alone:
                 return None
             raise ConfigError("select=ema: the run kept no average.\nAdd callbacks=[default], or set select=last.")
         state = average
     network.load_state_dict(state)
-    if name == "ema" and network.batchnorm == "train":
+    if name == "ema":
+        run.module(network)  # what the policy freezes was not moved by the fit, and is not to be moved now
         only = probe.sample(len(run.source.splits["train"]), SETTLE, run.cfg["seed"])
-        reestimate(network, run.loaders.loader("train", only=only, shared=False))
+        network.reestimate(run.loaders.loader("train", only=only, shared=False))
     return network.eval()
 
 
