@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 
 from src import folder, hardware, report_card, resume, rng, world
 from src.checkpoint import AtomicCheckpointIO
-from src.contracts import ConfigError, Run
+from src.contracts import ConfigError, InputSpec, Run, Source, Split
 from src.data.audit import audit, leaks, without_leaks
 from src.data.audit import card as audit_card
 from src.data.audit import table as leak_table
@@ -44,16 +46,8 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         folder.write(home.path / "leaks.csv", leak_table(source, pairs))
     source = without_leaks(source, pairs, data["leak"])
     found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
-    loaders = Loaders(
-        source,
-        spec,
-        cfg["seed"],
-        make(cfg["augment"]),
-        **{k: data[k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")},
-        cache=Path(cfg["paths"]["cache"]),
-    )
     said = describe(first, known(cfg, source, spec, task))
-    return Run(
+    r = Run(
         cfg=cfg,
         home=home,
         source=source,
@@ -63,11 +57,32 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         network=lambda: start(cfg, task.outputs, source.classes, home)[0],
         module=partial(compose, cfg, task, said),
         trainer=partial(trainer, cfg, home),
-        loaders=loaders,
+        loaders=loaders(cfg, source, spec),
+        checkpoints=home.path / "checkpoints",
+        whole=lambda: whole(r),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
         leader=world.rank() == 0,
     )
+    return r
+
+
+def loaders(cfg: Mapping[str, Any], source: Source, spec: InputSpec) -> Loaders:
+    words = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")}
+    return Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **words, cache=Path(cfg["paths"]["cache"]))
+
+
+def whole(r: Run) -> Run:
+    """The same run, to fit on train and val together: nothing is validated, and its checkpoints lie apart."""
+    train, val = (r.source.splits[name] for name in ("train", "val"))
+    both = Split(train.paths + val.paths, train.targets + val.targets)
+    source = replace(r.source, splits={**r.source.splits, "train": both})
+    place = r.checkpoints / "refit"
+    cfg = resume.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
+    cfg["trainer"]["limit_val_batches"], cfg["logger"] = 0, {}
+    cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
+    own = {"cfg": cfg, "source": source, "loaders": loaders(cfg, source, r.spec), "checkpoints": place}
+    return replace(r, **own, trainer=partial(trainer, cfg, r.home))
 
 
 def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:

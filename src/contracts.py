@@ -72,6 +72,7 @@ class Backbone:
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 
 
+Weights = tuple[float, float]  # of the head that was trained, and of the one that was solved after it
 Affine = tuple["torch.Tensor", "torch.Tensor"]  # weight (outputs, D), bias (outputs,)
 
 
@@ -99,9 +100,11 @@ class Task:
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
     solve: Callable[..., list[Head]] | None = None
     # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
-    close: Callable[..., dict[str, Affine]] | None = None
-    # (trained, x, target, column, x_val, val_target) -> {"", "closing", "blend"}: the head that was trained, one solved
-    # on the features (N, D) that the training left, and both together
+    close: Callable[..., Affine] | None = None
+    # (x (N, D), target, column) -> a head solved on the features that the training left
+    weigh: Callable[..., dict[str, Weights]] | None = None
+    # (trained, closing, x, target of val) -> {"", "closing", "blend"}: what the two heads count in each candidate
+    mix: Callable[..., Affine] | None = None  # (trained, closing, weights, training targets) -> both as one head
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Run:
     module: Callable[[Any], Any]  # Network -> the LightningModule
     trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that only predicts
     loaders: Any  # Loaders, the LightningDataModule
+    checkpoints: Path  # the folder of those that this fit leaves
+    whole: Callable[[], Run]  # () -> the same, to fit on train and val together, without a validation
     save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
     load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone
     leader: bool  # this rank writes

@@ -90,7 +90,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_differences(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = _here(plain(saved), saved.run_dir, str(home.path))
+        words = moved(plain(saved), saved.run_dir, str(home.path))
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -123,7 +123,7 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict
     saved = OmegaConf.load(home.config)
     assert isinstance(saved, DictConfig)
     _take(cfg, saved, FREE)
-    return _here(plain(saved), saved.run_dir, str(home.path))
+    return moved(plain(saved), saved.run_dir, str(home.path))
 
 
 @contextmanager
@@ -238,12 +238,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in found.items()}
 
 
-def _here(node: Any, old: str, new: str) -> Any:
+def moved(node: Any, old: str, new: str) -> Any:
     """The config of a run folder that may have been moved: its paths are where it is now."""
     if isinstance(node, dict):
-        return {k: _here(v, old, new) for k, v in node.items()}
+        return {k: moved(v, old, new) for k, v in node.items()}
     if isinstance(node, list):
-        return [_here(v, old, new) for v in node]
+        return [moved(v, old, new) for v in node]
     inside = isinstance(node, str) and (node == old or node.startswith(old + "/"))
     return new + node[len(old) :] if inside else node
 

@@ -24,11 +24,12 @@ from src.data.audit import card as audit_card
 from src.stages import probe
 from src.stages.fit import fit
 from src.stages.pace import pace
+from src.stages.refit import refit
 from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
 
-STAGES = {stage.__name__: stage for stage in (fit, select, test, report)}
+STAGES = {stage.__name__: stage for stage in (fit, select, refit, test, report)}
 
 
 def job(cfg: DictConfig) -> int:

@@ -4,7 +4,9 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 
 def words(shapes, folder, *more: str) -> list[str]:
@@ -69,6 +71,33 @@ def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, s
     assert not (auto / "plan" / "checkpoints").exists() and found(auto / "plan", "run.json")["state"] == "finished"
 
 
+def test_once_chosen_the_images_of_val_are_learnt_too(auto):
+    """shapes has few images a class: the recipe asks for a second fit, on train and val together."""
+    run, shown = auto / "run", (auto / "screen.txt").read_text()
+    metrics, config = found(run, "metrics.json"), found(run, "config.yaml")
+    images = found(run, "run.json")["images"]
+    assert config["refit"] == "all" and "worth a second fit" in shown
+    size = config["data"]["batch_size"]
+    assert metrics["fit/updates"] == 3 * -(-images["train"] // size)
+    assert metrics["refit/updates"] == 3 * -(-(images["train"] + images["val"]) // size)
+    assert found(run, "model/model.json")["chosen"]["refit"] is True
+    assert (run / "checkpoints" / "refit" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("candidate", ["ema+closing", "probe"])
+def test_a_solved_head_learns_val_unless_it_is_told_not_to(auto, zygote, shapes, tmp_path, candidate):
+    shipped = {}
+    for refit in ("none", "head"):
+        run = tmp_path / refit
+        more = (f"run_dir={run}", f"select={candidate}", "trainer.max_epochs=1", f"refit={refit}")
+        assert zygote.run(*words(shapes, auto, *more)) == 0, zygote.screen
+        shipped[refit] = load_file(run / "model" / "weights.safetensors")
+        assert "refit/updates" not in found(run, "metrics.json")
+    differ = {k for k in shipped["none"] if not torch.equal(shipped["none"][k], shipped["head"][k])}
+    assert differ == {"head.weight", "head.bias"}
+    assert found(tmp_path / "none", "metrics.json")["val/acc"] == found(tmp_path / "head", "metrics.json")["val/acc"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"at": "step", "n": 7}, {"at": "save", "n": 3}, {"at": "predict", "n": 3}])
 def test_killed_anywhere_it_ends_on_the_same_bit(auto, zygote, shapes, tmp_path, fault):
@@ -128,7 +157,10 @@ def test_weights_that_know_nothing_are_neither_probed_nor_frozen(auto, zygote, s
 def test_a_budget_becomes_a_deadline_of_the_fit(auto, zygote, shapes, tmp_path):
     run = tmp_path / "run"
     assert zygote.run(*words(shapes, auto, f"run_dir={run}", "stages=[probe]", "budget=10m")) == 0, zygote.screen
-    assert 300 < found(run, "config.yaml")["callbacks"]["deadline"]["seconds"] < 600
+    assert 150 < found(run, "config.yaml")["callbacks"]["deadline"]["seconds"] < 300  # the other half is for refit
+    once = words(shapes, auto, f"run_dir={tmp_path / 'once'}", "stages=[probe]", "budget=10m", "refit=none")
+    assert zygote.run(*once) == 0, zygote.screen
+    assert 300 < found(tmp_path / "once", "config.yaml")["callbacks"]["deadline"]["seconds"] < 600
     assert zygote.run(*words(shapes, auto, f"run_dir={tmp_path / 'short'}", "budget=2s")) == 0, zygote.screen
     assert found(tmp_path / "short", "run.json")["chosen"] == "probe"
     assert "the budget leaves less than" in zygote.screen

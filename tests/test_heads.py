@@ -122,10 +122,12 @@ def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
     x, y = blobs(150, 8)
     x_val, y_val = blobs(90, 8, seed=1)
     trained = heads.widened(heads.lda(x[:, :4], y, CLASSES)["lda 0.2"], slice(0, 4), 8)
-    found = heads.close(trained, x, y, slice(4, 8), x_val, y_val, CLASSES, False)
-    assert list(found) == ["", "closing", "blend"]
+    closing = heads.close(x, y, slice(4, 8), CLASSES)
+    weights = heads.weigh(trained, closing, x_val, y_val)
+    assert list(weights) == ["", "closing", "blend"]
+    found = {n: heads.mix(trained, closing, w, y, CLASSES, False) for n, w in weights.items()}
     right = {n: float(((x_val @ w.T + b).argmax(1) == y_val).float().mean()) for n, (w, b) in found.items()}
-    assert found[""] is trained
+    assert torch.equal(found[""][0], trained[0]) and torch.equal(found[""][1], trained[1])
     assert right["blend"] >= max(right[""], right["closing"])
     loss = {n: float(cross_entropy(x_val @ w.T + b, y_val)) for n, (w, b) in found.items()}
     assert loss["blend"] < min(loss[""], loss["closing"])
@@ -133,6 +135,14 @@ def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
     for name in ("closing", "blend"):
         weight, bias = found[name]
         assert heads.temperature(x_val @ weight.T + bias, y_val) == pytest.approx(1, abs=0.15)
+
+
+def test_for_balanced_accuracy_the_prior_leaves_the_closing_head_too():
+    x, y = blobs(120, 8)
+    trained = closing = heads.close(x, y, slice(0, 8), CLASSES)
+    plain, fair = (heads.mix(trained, closing, (0.5, 0.5), y, CLASSES, uniform) for uniform in (False, True))
+    torch.testing.assert_close(plain[0], closing[0])
+    torch.testing.assert_close(fair[1], plain[1] - (torch.bincount(y, minlength=CLASSES) / 120).log())
 
 
 def test_the_scores_of_balanced_accuracy_have_it_as_their_mean():
@@ -150,15 +160,15 @@ def choice(right: dict[str, list[int]], mode: str = "max") -> str:
     """The candidate that is chosen where these images are right."""
     from types import SimpleNamespace
 
-    from src.stages.select import Candidate, choose
+    from src.stages.candidates import Candidate
+    from src.stages.select import choose
 
     task = multiclass(("a", "b"), "val/acc", mode)
     made = []
     for name, hits in right.items():
         logits = torch.tensor([[1.0, 0.0] if hit else [0.0, 1.0] for hit in hits])
-        made.append(
-            Candidate(name, (torch.zeros(2, 1), torch.zeros(2)), logits, torch.zeros(len(hits), dtype=torch.long))
-        )
+        target = torch.zeros(len(hits), dtype=torch.long)
+        made.append(Candidate(name, (torch.zeros(2, 1), torch.zeros(2)), logits, target, (1.0, 0.0), None))
     return choose(SimpleNamespace(task=task), made).name
 
 

@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     )
     | NULL,
     "start": one_of("random", "probe"),
+    "refit": one_of("none", "head", "all"),
     "select": Rule(
         "auto, or a candidate: best | last | ema | probe, then perhaps +closing or +blend, then perhaps +mirror",
         lambda v: (

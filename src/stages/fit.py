@@ -10,7 +10,12 @@ from src.history import History
 
 
 def fit(run: Run) -> None:
-    trainer, last = run.trainer(), run.home.path / "checkpoints" / "last.ckpt"
+    trained(run, "fit")
+
+
+def trained(run: Run, name: str) -> None:
+    """From the starting weights, or from where a run that was killed left it."""
+    trainer, last = run.trainer(), run.checkpoints / "last.ckpt"
     resumable = last.exists() or checkpoint.previous(last).exists()
     for history in trainer.loggers:
         if isinstance(history, History) and not resumable:
@@ -22,6 +27,5 @@ def fit(run: Run) -> None:
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen ones, on purpose
         trainer.fit(run.module(run.network()), datamodule=run.loaders, ckpt_path=last if resumable else None)
     if run.leader:
-        run.home.add_metrics(
-            {"fit/epochs": trainer.fit_loop.epoch_progress.current.processed, "fit/updates": trainer.global_step}
-        )
+        epochs = trainer.fit_loop.epoch_progress.current.processed
+        run.home.add_metrics({f"{name}/epochs": epochs, f"{name}/updates": trainer.global_step})

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from src import rng
-from src.contracts import Affine, Head
+from src.contracts import Affine, Head, Weights
 
 SHRINKAGE = (0.2, 0.5, 0.8, 1.0)  # of the covariance towards the diagonal; at 1 LDA is the nearest mean
 RIDGE = (0.3, 3.0)  # per image, of standardised features
@@ -53,31 +53,35 @@ def solve(
     return [_adjusted(head, target) for head in heads] if uniform else heads
 
 
-def close(
-    trained: Affine,
-    x: torch.Tensor,
-    target: torch.Tensor,
-    column: slice,
-    x_val: torch.Tensor,
-    val_target: torch.Tensor,
-    classes: int,
-    uniform: bool,
-) -> dict[str, Affine]:
-    """The head that was trained, LDA on the features that the training left, and the mean of the two.
+def close(x: torch.Tensor, target: torch.Tensor, column: slice, classes: int) -> Affine:
+    """LDA on the features (N, D) that a training left. They have seen their targets, so nothing can be cross-validated
+    on them: the shrinkage is given (raced: 0.8 was best or near it from 5 to 100 images a class)."""
+    return widened(lda(x[:, column], target, classes, (CLOSING,))[_name("lda", CLOSING)], column, x.shape[1])
 
-    x (N, D) has seen its targets, so nothing can be cross-validated on it: the shrinkage is given (raced: 0.8 was best
-    or near it from 5 to 100 images a class), the temperature comes from val. Before they are added, both heads are
-    brought to one size, which needs no label.
-    """
-    lean = lda(x[:, column], target, classes, (CLOSING,))[_name("lda", CLOSING)]
-    closing, first = (_unit(head, x_val) for head in (widened(lean, column, x.shape[1]), trained))
-    blend = closing[0] + first[0], closing[1] + first[1]
-    found = {"": trained, "closing": closing, "blend": blend}
+
+def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tensor) -> dict[str, Weights]:
+    """What the head that was trained and the closing one count in each candidate. Both are brought to one size, which
+    needs no label, and then to the temperature that suits x (N, D): images of val."""
+    first, second = (1 / _spread(head, x) for head in (trained, closing))
+    found = {"": (1.0, 0.0), "closing": (0.0, second), "blend": (first, second)}
     for name in ("closing", "blend"):
-        weight, bias = found[name]
-        found[name] = scaled(found[name], temperature(3 * (x_val @ weight.T + bias), val_target) * 3)
-    prior = _log_prior(target, classes)
-    return {name: (weight, bias - prior) for name, (weight, bias) in found.items()} if uniform else found
+        weight, bias = _sum(trained, closing, found[name])
+        factor = 3 * temperature(3 * (x @ weight.T + bias), target)
+        found[name] = found[name][0] * factor, found[name][1] * factor
+    return found
+
+
+def mix(
+    trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor, classes: int, uniform: bool
+) -> Affine:
+    """The weighted sum; uniform: it supposes that all classes are equally frequent, whatever they are in `target`."""
+    weight, bias = _sum(trained, closing, weights)
+    return (weight, bias - _log_prior(target, classes)) if uniform else (weight, bias)
+
+
+def _sum(one: Affine, other: Affine, weights: Weights) -> Affine:
+    (weight, bias), (weight_, bias_) = scaled(one, weights[0]), scaled(other, weights[1])
+    return weight + weight_, bias + bias_
 
 
 def _size(logits: torch.Tensor) -> float:
@@ -85,11 +89,10 @@ def _size(logits: torch.Tensor) -> float:
     return float(logits.std(1).median().clamp(min=1e-6))
 
 
-def _unit(head: Affine, x: torch.Tensor) -> Affine:
-    """At the scale where the logits of x, less their mean over the classes, have a root mean square of 1."""
+def _spread(head: Affine, x: torch.Tensor) -> float:
+    """The root mean square of the logits of x, less their mean over the classes."""
     logits = (x @ head[0].T + head[1]).clamp(min=-1e3)
-    spread = (logits - logits.mean(1, keepdim=True)).square().mean().sqrt()
-    return scaled(head, 1 / float(spread.clamp(min=1e-6)))
+    return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt().clamp(min=1e-6))
 
 
 def _adjusted(head: Head, target: torch.Tensor) -> Head:

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.contracts import Task
-from src.tasks.heads import close, solve
+from src.tasks.heads import close, mix, solve, weigh
 from src.tasks.metrics import AUROC, ECE, BalancedAccuracy, Mean
 
 
@@ -71,5 +71,7 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
         decode=decode,
         by_class=monitor == "val/balanced_acc",
         solve=partial(solve, **heads),
-        close=partial(close, **heads),
+        close=partial(close, classes=n),
+        weigh=weigh,
+        mix=partial(mix, **heads),
     )

@@ -1,0 +1,159 @@
+"""The models that a run has made: networks by their weights, each with the heads that suit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src import checkpoint
+from src.contracts import Affine, ConfigError, Run, Weights
+from src.stages import probe
+from src.stages.embed import mirrored
+from src.stages.predict import predictions
+
+SETTLE = 1_000  # training images that BatchNorm statistics are estimated on again
+PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str  # NETWORK[+closing|+blend][+mirror]
+    head: Affine  # on what `embed` sees
+    logits: torch.Tensor  # of val (N, outputs)
+    target: torch.Tensor
+    weights: Weights  # what the trained and the closing head count in it
+    final: Callable[[], Affine] | None  # the head, where it is solved, on train and val together
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network sees of some images."""
+
+    x: torch.Tensor  # (N, D)
+    target: torch.Tensor
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(torch.cat([self.x, other.x]), torch.cat([self.target, other.target]))
+
+
+def parts(name: str) -> tuple[str, str, bool]:
+    """network, head, mirror"""
+    network, *rest = name.split("+")
+    return network, next((part for part in rest if part != "mirror"), ""), "mirror" in rest
+
+
+def candidates(run: Run, wanted: list[str]) -> list[Candidate]:
+    """Those of `wanted` that there are, in their order."""
+    networks = dict.fromkeys(parts(name)[0] for name in wanted)
+    found = {c.name: c for name in networks for c in _of(run, name, wanted)}
+    return [found[name] for name in wanted if name in found]
+
+
+def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
+    if (network := restored(run, name)) is None:
+        return
+    mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
+    skip = run.cfg["trainer"]["limit_val_batches"] == 0
+    val = Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long)) if skip else seen(run, network, "val")
+    other = val.x
+    if not skip and any(mirror for *_, mirror in mine.values()):
+        other = seen(run, network, "val", lambda image: network.embed(mirrored(image))).x
+    train = fitted(run, network) if any(head for _, head, _ in mine.values()) else None
+    trained = closing = _head(network)
+    weights = {"": (1.0, 0.0)}
+    if train:
+        assert run.task.close and run.task.weigh
+        closing = run.task.close(train.x, train.target, _column(network, train.x))
+        judged = val if len(val.target) else train  # without a val, the size of the logits is guessed
+        weights = run.task.weigh(trained, closing, judged.x, judged.target)
+    for full, (_, kind, mirror) in mine.items():
+        head, final = trained, None
+        if name == "probe":
+            head, final = probe.read(run.home).best, partial(_probe_again, run, network, val)
+        elif train:
+            assert run.task.mix
+            head = run.task.mix(trained, closing, weights[kind], train.target)
+            final = partial(mixed, run, network, train + val, weights[kind]) if kind else None
+        x = (val.x + other) / 2 if mirror else val.x
+        yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
+
+
+def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:
+    """The network's own head and one that is solved on `train`, as they were weighed."""
+    assert run.task.close and run.task.mix
+    closing = run.task.close(train.x, train.target, _column(network, train.x))
+    return run.task.mix(_head(network), closing, weights, train.target)
+
+
+def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
+    assert run.task.solve
+    train = fitted(run, network) + val
+    best = run.task.solve(train.x, train.target, probe.columns(network, train.x), run.cfg["seed"])[0]
+    return best.weight, best.bias
+
+
+def _column(network: Any, x: torch.Tensor) -> slice:
+    return list(probe.columns(network, x).values())[-1]
+
+
+def _head(network: Any) -> Affine:
+    """The network's own head, as one on all that `embed` sees."""
+    weight = torch.zeros(network.head.out_features, network.width())
+    weight[:, : network.features] = network.head.weight.detach().float().cpu()
+    return weight, network.head.bias.detach().float().cpu()
+
+
+def fitted(run: Run, network: Any) -> Seen:
+    """The training images, or as many of them as heads are solved on."""
+    chosen = probe.sample(len(run.source.splits["train"]), probe.enough(network), run.cfg["seed"])
+    return seen(run, network, "train", only=chosen)
+
+
+def seen(run: Run, network: Any, split: str, see: Any = None, only: list[int] | None = None) -> Seen:
+    """On every rank."""
+    return Seen(*predictions(run, network, split, see or network.embed, only)[1:])
+
+
+def restored(run: Run, name: str) -> Any:
+    """The network of this name, or None where the run made none of its own: `best` may be `last`."""
+    network = run.network()
+    if name == "probe":
+        return network.eval()
+    file, last = file_of(run, name), run.checkpoints / "last.ckpt"
+    alone = run.cfg["select"] != "auto"
+    if not file.exists() or (not alone and name == "best" and epoch(file) == epoch(last)):
+        if not alone:
+            return None
+        others = sorted(p.name for p in run.checkpoints.glob("*.ckpt"))
+        raise ConfigError(
+            f"select={name}: {file} was not written; there is {', '.join(others) or 'no checkpoint'}.\n"
+            "`best` needs a validation in the fit. Set select=last, or remove what switches validation off."
+        )
+    found = checkpoint.load(file)
+    state = {k.removeprefix(PREFIX): v for k, v in found["state_dict"].items() if k.startswith(PREFIX)}
+    if name == "ema":
+        average = checkpoint.averaged(found)
+        if average is None:
+            if not alone:
+                return None
+            raise ConfigError("select=ema: the run kept no average.\nAdd callbacks=[default], or set select=last.")
+        state = average
+    network.load_state_dict(state)
+    if name == "ema":
+        run.module(network)  # what the policy freezes was not moved by the fit, and is not to be moved now
+        only = probe.sample(len(run.source.splits["train"]), SETTLE, run.cfg["seed"])
+        network.reestimate(run.loaders.loader("train", only=only, shared=False))
+    return network.eval()
+
+
+def file_of(run: Run, name: str) -> Path:
+    return run.checkpoints / ("best.ckpt" if name == "best" else "last.ckpt")
+
+
+def epoch(file: Path) -> int:
+    return int(checkpoint.load(file)["epoch"]) if file.exists() else -1

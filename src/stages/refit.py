@@ -1,0 +1,32 @@
+"""Fits the chosen network once more, on train and val together: what was held out to choose by is learnt, too."""
+
+from __future__ import annotations
+
+from src import world
+from src.contracts import Run
+from src.stages.candidates import fitted, mixed, parts, restored
+from src.stages.fit import trained
+
+
+def refit(run: Run) -> None:
+    if run.cfg["refit"] != "all":
+        return
+    state = run.home.state()
+    name, kind, mirror = parts(state["chosen"])
+    if name not in ("ema", "last"):
+        if run.leader:
+            print(f"refit: left out, since `{name}` is not the end of a fit.")
+        return
+    whole = run.whole()
+    trained(whole, "refit")
+    network = restored(whole, name)
+    head = mixed(whole, network, fitted(whole, network), state["mixed"]) if kind else None
+    if run.leader:
+        if head:
+            network.answer(*head, mirror=mirror)
+        else:
+            network.mirror = mirror
+        epochs = int(run.home.metrics()["refit/epochs"])
+        sha256 = run.save(network, {"chosen": {"candidate": state["chosen"], "epoch": epochs - 1, "refit": True}})
+        run.home.update(weights=sha256)
+    world.gather(None)  # the other ranks must not look for the model before it is there
