@@ -32,6 +32,9 @@ class InputSpec:
     crop: float  # the part of the resized short side that the centre crop keeps, 0..1
 
 
+UNLABELLED = -1  # the target of an image that is only to be predicted
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one split: paths (POSIX, relative to the source's root) and their targets."""
@@ -41,6 +44,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def labelled(self) -> bool:
+        """Only of test there need be no labels, and then of all its images."""
+        return UNLABELLED not in self.targets
 
 
 @dataclass(frozen=True)

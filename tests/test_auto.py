@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -165,6 +166,30 @@ def test_a_budget_becomes_a_deadline_of_the_fit(auto, zygote, shapes, tmp_path):
     assert found(tmp_path / "short", "run.json")["chosen"] == "probe"
     assert "the budget leaves less than" in zygote.screen
     assert zygote.run(*words(shapes, auto, "recipe=off", "budget=2s")) == 2
+
+
+@pytest.mark.parametrize("layout", ["folder", "csv"])
+def test_a_test_set_without_labels_is_predicted(auto, zygote, shapes, tmp_path, layout):
+    root, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(shapes, root)
+    for file in sorted((root / "test").glob("*/*")):
+        file.rename(root / "test" / f"{file.parent.name}_{file.name}")
+    for empty in (p for p in (root / "test").iterdir() if p.is_dir()):
+        empty.rmdir()
+    more = [f"data.root={root}", f"run_dir={run}", "trainer.max_epochs=1", "logger=[csv,tensorboard]"]
+    if layout == "csv":
+        lines = [
+            f"{p.relative_to(root)},{p.parent.name if p.parent.name != 'test' else ''},{p.relative_to(root).parts[0]}"
+            for p in sorted(root.rglob("*.*"))
+        ]
+        (root / "labels.csv").write_text("\n".join(["path,target,split", *lines]))
+        more += ["data=csv", "data.table=labels.csv"]
+    assert zygote.run(*words(shapes, auto, *more)) == 0, zygote.screen
+    rows = list(csv.DictReader((run / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == len(list((root / "test").iterdir()))
+    assert all(row["target"] == "" and row["prediction"] == row["path"].split("/")[1].split("_")[0] for row in rows)
+    assert not any(key.startswith("test/") for key in found(run, "metrics.json"))
+    assert "has no labels" in zygote.screen and "val/acc" in zygote.screen
 
 
 def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_path):

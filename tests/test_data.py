@@ -25,7 +25,7 @@ from src.data.folder import folder
 from src.data.images import probe, read
 from src.data.scan import fingerprint, scan
 from src.data.split import random_split, stratified
-from src.data.table import table
+from src.data.table import split_table, table
 
 
 @pytest.fixture(autouse=True)
@@ -435,6 +435,19 @@ def refusal(root: Path, name: str, **options) -> str:
     with pytest.raises(DataError) as caught:
         table(root, name, **options)
     return str(caught.value)
+
+
+def test_a_test_split_has_labels_for_all_its_images_or_for_none(tmp_path):
+    tree(tmp_path, *(f"{name}.png" for name in "abcdef"))
+    rows = [["a.png", "x", "train"], ["b.png", "y", "train"], ["c.png", "x", "val"], ["d.png", "y", "val"]]
+    header = ("path", "target", "split")
+    source = table(tmp_path, write_table(tmp_path, [*rows, ["e.png", "", "test"], ["f.png", "nan", "test"]], header))
+    assert not source.splits["test"].labelled and source.splits["val"].labelled
+    assert set(audit.audit(source).constant) == {"train", "val"}
+    assert split_table(source).splitlines()[-1] == "f.png,test,"
+    said = refusal(tmp_path, write_table(tmp_path, [*rows, ["e.png", "", "test"], ["f.png", "x", "test"]], header))
+    assert "row 6" in said and "others of test have one" in said and "row 7" not in said
+    assert "no target: row 5" in refusal(tmp_path, write_table(tmp_path, [*rows[:3], ["d.png", "", "val"]], header))
 
 
 def test_all_faults_of_a_table_are_listed_with_their_rows(tmp_path):

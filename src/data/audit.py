@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.contracts import DataError, Source, Split
+from src.contracts import UNLABELLED, DataError, Source, Split
 from src.data.images import size_of
 
 Place = tuple[str, int]  # split, index there
@@ -47,7 +47,11 @@ def audit(source: Source, limit: int = 100_000) -> Audit:
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
         counts=tuple(count[i] for i in range(len(source.classes))),
-        constant={name: max(Counter(s.targets).values()) / len(s) for name, s in source.splits.items()},
+        constant={
+            name: max(Counter(split.targets).values()) / len(split)
+            for name, split in source.splits.items()
+            if split.labelled
+        },
         short=_quantiles([min(size) for size in sizes]),
         aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
         looked=len(sizes),
@@ -89,7 +93,8 @@ def leaks(found: Audit) -> list[tuple[Place, Place]]:
 
 def contradictions(source: Source, found: Audit) -> int:
     """Groups of equal files that have several labels."""
-    return sum(len({source.splits[name].targets[i] for name, i in group}) > 1 for group in found.copies)
+    labels = ({source.splits[name].targets[i] for name, i in group} - {UNLABELLED} for group in found.copies)
+    return sum(len(several) > 1 for several in labels)
 
 
 def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str) -> Source:

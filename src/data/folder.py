@@ -24,8 +24,9 @@ def folder(root: str | Path, val_size: float = 0.15, test_size: float = 0.15, sp
     """-> the images under `root`, with the folder names of train as classes.
 
     Without splits, train, val, and test are cut per class; with train but no val, val is cut out of train; with train
-    and val but no test there is no test. Hidden files and folders, and files that are not images by their name, are
-    left out. Raises DataError where there are no images, no class folders, or the classes differ between splits.
+    and val but no test there is no test. Where no image of test lies in a class folder, they have no labels. Hidden
+    files and folders, and files that are not images by their name, are left out. Raises DataError where there are no
+    images, no class folders, or the classes differ between splits.
     """
     root = existing(root)
     other: Counter[str] = Counter()
@@ -42,6 +43,9 @@ def folder(root: str | Path, val_size: float = 0.15, test_size: float = 0.15, sp
     items, named = {}, set()
     for name, top in splits.items():
         items[name] = [(path, label) for label, paths in found[top].items() if label for path in paths]
+        if name == "test" and not items[name]:  # images without class folders: they are only to be predicted
+            items[name] = [(path, "") for path in found[top].get("", [])]
+            continue
         named |= {label for label in found[top] if label}
         notes += _about_stray(found[top].get("", []), f"{top}/")
     if beside := sorted(set(found) - set(splits.values())):

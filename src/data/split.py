@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.contracts import ConfigError, DataError, Source, Split
+from src.contracts import UNLABELLED, ConfigError, DataError, Source, Split
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 UNDIVIDED = "undivided"  # the key under which `assemble` takes items without a split of their own
@@ -60,7 +60,8 @@ def assemble(
     """-> a Source with train and val, and test where there is one; paths are sorted, and so are the classes.
 
     `found`: train, val, test, or UNDIVIDED alone -> (path, class name) of each image. `empty`: classes known to have
-    no image at all. Raises DataError where the classes of train cannot serve for all splits.
+    no image at all. A test split whose class names are all "" has no labels. Raises DataError where the classes of
+    train cannot serve for all splits.
     """
     rows = {name: sorted(items) for name, items in found.items()}
     rows = {name: items for name, items in rows.items() if items}
@@ -71,12 +72,12 @@ def assemble(
     splits = {}
     for name in (name for name in ("train", "val", "test") if name in divided):
         paths, labels = zip(*divided[name], strict=True)
-        splits[name] = Split(paths, tuple(index[label] for label in labels))
+        splits[name] = Split(paths, tuple(index.get(label, UNLABELLED) for label in labels))
     return Source(root, classes, splits, (*told, *more, *_about_missing(classes, splits)))
 
 
 def _classes(root: Path, rows: Mapping[str, list[tuple[str, str]]]) -> tuple[str, ...]:
-    counts = {split: Counter(label for _, label in items) for split, items in rows.items()}
+    counts = {split: Counter(label for _, label in items if label) for split, items in rows.items()}
     _refuse_lookalikes(root, {label for count in counts.values() for label in count})
     train = counts.get("train") or counts.get(UNDIVIDED)
     if not train:
@@ -140,6 +141,9 @@ def _about_empty(empty: Iterable[str]) -> list[str]:
 def _about_missing(classes: tuple[str, ...], splits: Mapping[str, Split]) -> list[str]:
     notes = []
     for name, split in splits.items():
+        if not split.labelled:
+            notes.append(f"{name} has no labels: its {len(split):,} images are predicted, and nothing is measured.")
+            continue
         present = set(split.targets)
         if missing := [label for i, label in enumerate(classes) if i not in present]:
             notes.append(f"{name} has no image of {len(missing)} class(es): {shorten(missing)}.")

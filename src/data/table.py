@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.contracts import DataError, Source
+from src.contracts import UNLABELLED, DataError, Source
 from src.data.folder import existing
 from src.data.split import NAMES, UNDIVIDED, assemble, shorten
 
@@ -33,8 +33,9 @@ def table(
 
     `table` is a file as given, or else relative to `root`. Without a split column the images are divided per class,
     as `folder` does; with train rows but no val rows, val is cut out of train. A row that repeats another is left
-    out. Raises DataError with the row numbers (1 is the header) of all faults: cells without a value, unknown splits,
-    files that are missing or outside `root`, paths with two targets or in two splits.
+    out. A test split of which no row has a target is only predicted. Raises DataError with the row numbers (1 is the
+    header) of all faults: cells without a value, unknown splits, files that are missing or outside `root`, paths with
+    two targets or in two splits.
     """
     root = existing(root)
     file = Path(table).expanduser()
@@ -94,7 +95,7 @@ def _collect(
         if wrong := _fault(path, target, name) or fault_of(path):
             faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
             continue
-        path = posixpath.normpath(path)
+        path, target = posixpath.normpath(path), "" if target.lower() in _EMPTY else target
         first, *before = seen.setdefault(path, (number, target, name))
         if before[0] != target:
             faults["one image with two targets"].append(f"rows {first} and {number} ({path!r}: {before[0]}, {target})")
@@ -102,6 +103,10 @@ def _collect(
             faults["one image in two splits"].append(f"rows {first} and {number} ({path!r}: {before[1]}, {name})")
         elif first != number:
             repeated.append(f"row {number}")
+    tested = [(number, target) for number, target, name in seen.values() if name == "test"]
+    if any(target for _, target in tested):
+        for number in (number for number, target in tested if not target):
+            faults["no target, but others of test have one"].append(f"row {number}")
     if faults:
         raise DataError(_describe(file, faults))
     found = defaultdict(list)
@@ -114,7 +119,7 @@ def _collect(
 def _fault(path: str, target: str, split: str) -> str:
     if path.lower() in _EMPTY:
         return "no path"
-    if target.lower() in _EMPTY:
+    if target.lower() in _EMPTY and split != "test":
         return "no target"
     return "" if split else f"split is none of {', '.join(NAMES)}"
 
@@ -174,5 +179,8 @@ def split_table(source: Source) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "split", "target"])
     for name, split in source.splits.items():
-        writer.writerows((path, name, source.classes[t]) for path, t in zip(split.paths, split.targets, strict=True))
+        writer.writerows(
+            (path, name, "" if t == UNLABELLED else source.classes[t])
+            for path, t in zip(split.paths, split.targets, strict=True)
+        )
     return out.getvalue()

@@ -21,7 +21,7 @@ def report(run: Run) -> None:
     final = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
     logger.log_hyperparams(words, final, step=int(metrics.get("fit/updates", 0)))
     predictions = run.home.path / "predictions.csv"
-    if predictions.is_file():
+    if predictions.is_file() and run.source.splits["test"].labelled:
         counts = confusion(predictions, run.source.classes)
         logger.experiment.add_figure(
             "test/confusion", _picture(counts, run.source.classes), metrics.get("fit/updates", 0)
