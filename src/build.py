@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 
 from src import folder, hardware, report_card, resume, rng, world
 from src.checkpoint import AtomicCheckpointIO
-from src.contracts import ConfigError, InputSpec, Run, Source, Split
-from src.data.audit import audit, leaks, without_leaks
+from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
+from src.data.audit import Audit, audit, leaks, without_leaks
 from src.data.audit import card as audit_card
 from src.data.audit import table as leak_table
 from src.data.loader import Loaders
@@ -47,6 +46,20 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     source = without_leaks(source, pairs, data["leak"])
     found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
     said = describe(first, known(cfg, source, spec, task))
+    return equipped(cfg, home, source, found, task, spec, said, home.path / "checkpoints")
+
+
+def equipped(
+    cfg: dict[str, Any],
+    home: folder.RunFolder,
+    source: Source,
+    found: Audit,
+    task: Task,
+    spec: InputSpec,
+    said: dict[str, Any],
+    checkpoints: Path,
+) -> Run:
+    data = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")}
     r = Run(
         cfg=cfg,
         home=home,
@@ -57,9 +70,9 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         network=lambda: start(cfg, task.outputs, source.classes, home)[0],
         module=partial(compose, cfg, task, said),
         trainer=partial(trainer, cfg, home),
-        loaders=loaders(cfg, source, spec),
-        checkpoints=home.path / "checkpoints",
-        whole=lambda: whole(r),
+        loaders=Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **data, cache=Path(cfg["paths"]["cache"])),
+        checkpoints=checkpoints,
+        fork=lambda name, **more: fork(r, said, name, **more),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
         leader=world.rank() == 0,
@@ -67,22 +80,24 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     return r
 
 
-def loaders(cfg: Mapping[str, Any], source: Source, spec: InputSpec) -> Loaders:
-    words = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")}
-    return Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **words, cache=Path(cfg["paths"]["cache"]))
-
-
-def whole(r: Run) -> Run:
-    """The same run, to fit on train and val together: nothing is validated, and its checkpoints lie apart."""
-    train, val = (r.source.splits[name] for name in ("train", "val"))
-    both = Split(train.paths + val.paths, train.targets + val.targets)
-    source = replace(r.source, splits={**r.source.splits, "train": both})
-    place = r.checkpoints / "refit"
+def fork(
+    r: Run, said: dict[str, Any], name: str, rate: float = 1.0, epochs: int | None = None, whole: bool = False
+) -> Run:
+    """The same run with checkpoints of its own, below those of `r`: at `rate` times the learning rate; only the first
+    `epochs` of the schedule; on train and val together, where nothing can be validated."""
+    place, source = r.checkpoints / name, r.source
     cfg = resume.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
-    cfg["trainer"]["limit_val_batches"], cfg["logger"] = 0, {}
-    cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
-    own = {"cfg": cfg, "source": source, "loaders": loaders(cfg, source, r.spec), "checkpoints": place}
-    return replace(r, **own, trainer=partial(trainer, cfg, r.home))
+    cfg["logger"] = {}
+    cfg["optimizer"]["lr"] *= rate
+    if epochs:
+        cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
+    if whole:
+        train, val = (source.splits[split] for split in ("train", "val"))
+        both = Split(train.paths + val.paths, train.targets + val.targets)
+        source = replace(source, splits={**source.splits, "train": both})
+        cfg["trainer"]["limit_val_batches"] = 0
+        cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
+    return equipped(cfg, r.home, source, r.audit, r.task, r.spec, said, place)
 
 
 def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:

@@ -130,7 +130,7 @@ class Run:
     trainer: Callable[..., Any]  # () -> Trainer for the fit; (split) -> a bare one that only predicts
     loaders: Any  # Loaders, the LightningDataModule
     checkpoints: Path  # the folder of those that this fit leaves
-    whole: Callable[[], Run]  # () -> the same, to fit on train and val together, without a validation
+    fork: Callable[..., Run]  # (name, rate, epochs, whole) -> the same with checkpoints of its own: src.build.fork
     save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
     load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone
     leader: bool  # this rank writes

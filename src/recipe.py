@@ -95,6 +95,7 @@ TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
 FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
+SWEEP = [1, 0.5, 2]  # times the learning rate
 REFIT = 50  # images a class below which those of val are worth a second fit
 GREY = 0.10  # likewise without colours
 
@@ -137,8 +138,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if not _given("trainer.max_epochs", given):
         epochs, why = _epochs(facts)
     if facts.budget is not None:
-        again = cfg["refit"] == "all" if "refit" in given else refits(facts)
-        seconds = fit_seconds(facts, facts.budget) / (2.2 if again else 1)  # the second fit has val's images, too
+        seconds = fit_seconds(facts, facts.budget) / fits(facts, cfg, given)
         possible = math.ceil(seconds / (facts.budget.train * facts.images + facts.budget.predict * facts.val))
         if possible < (epochs or 1):
             epochs, why = max(possible, 1), f"what {seconds:.0f} s of fitting are expected to allow"
@@ -200,15 +200,24 @@ def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
         yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], why)
     else:
         yield Decision("select", "auto", "the best on val of all candidates, where it is better beyond chance")
-        if refits(facts):
+        if cfg["recipe"] == "best":
+            yield Decision("sweep", SWEEP, "recipe=best: two learning rates to the end, and their average")
+        if refits(facts, cfg):
             reason = f"{facts.each:.3g} images a class: once chosen, the {facts.val} of val are worth a second fit"
-            yield Decision("refit", "all", reason)
+            yield Decision("refit", "all", reason if cfg["recipe"] != "best" else "recipe=best: val is learnt, too")
 
 
-def refits(facts: Facts) -> bool:
+def refits(facts: Facts, cfg: Mapping[str, Any]) -> bool:
     """Raced: with 4, 17 and 34 images a class to train on, a second fit with those of val brings 4.6, 2.3 and 0.4
     points (means of three sets and seeds), and the closing head alone, solved with them, 1.8, 0.7 and 0.5."""
-    return facts.each < REFIT and facts.val > 0
+    return (facts.each < REFIT or cfg["recipe"] == "best") and facts.val > 0
+
+
+def fits(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> float:
+    """How many times the fit is made: at two rates, after a start of a third; then again, with val's images, too."""
+    sweeps = len(cfg["sweep"]) > 1 if "sweep" in given else cfg["recipe"] == "best"
+    again = cfg["refit"] == "all" if "refit" in given else refits(facts, cfg)
+    return (2.2 if sweeps else 1.0) * (2.2 if again else 1.0)
 
 
 def probe_alone(facts: Facts, cfg: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """The recipe is sane for every kind of data set, and what the user says wins."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from src import check, recipe
 from src.check import configs
-from src.recipe import FAMILIES, Facts, Probed
+from src.recipe import FAMILIES, Budget, Facts, Probed
 
 
 def facts(each=100, classes=10, imbalance=1.0, size=128, family="batchnorm", device="cpu", probed=None) -> Facts:
@@ -58,8 +59,11 @@ def test_over_the_whole_grid_every_decision_is_a_word_that_a_user_could_type():
     seen = set()
     for each, classes, imbalance, size, family, device, asked in GRID:
         f = facts(each, classes, imbalance, size, family, device, asked)
-        found = recipe.plan(f, config(), frozenset())
+        thorough = (each + classes) % 2 == 0  # half of the grid with recipe=best, which decides a little more
+        found = recipe.plan(f, {**config(), "recipe": "best" if thorough else "auto"}, frozenset())
         said = decided(found)
+        assert (said.get("sweep") == [1, 0.5, 2]) == thorough
+        assert (said.get("refit") == "all") == (thorough or f.each < 50)
         assert all(len(d.reason) > 10 for d in found)
         assert len(said) == len(found), "a key is decided once"
         assert 1 <= said["data.batch_size"] <= min(f.images, 128)
@@ -105,6 +109,16 @@ def test_short_runs_keep_the_statistics_of_batchnorm(updates, batchnorm, lr):
     cfg["trainer"]["max_epochs"] = epochs
     found = decided(recipe.plan(facts(each=each), cfg, frozenset({"trainer.max_epochs"})))
     assert (found["model.batchnorm"], found["optimizer.lr"]) == (batchnorm, lr)
+
+
+def test_a_budget_is_shared_by_all_fits_that_are_planned():
+    f = replace(facts(each=20), budget=Budget(600, 0, 0.01, 0.005, 100))
+    seconds = [
+        decided(recipe.plan(f, {**config(), **more}, frozenset(more)))["callbacks.deadline.seconds"]
+        for more in ({"refit": "head"}, {}, {"recipe": "best"}, {"recipe": "best", "sweep": [1]})
+    ]
+    assert seconds[0] > 2 * seconds[1] > 4 * seconds[2] > 0
+    assert seconds[3] == pytest.approx(seconds[1], abs=0.2)
 
 
 @pytest.mark.parametrize("seconds, alone", [(3, True), (600, False)])

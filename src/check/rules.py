@@ -86,18 +86,22 @@ RULES: dict[str, Rule] = {
     "*_partial_": Rule("what the yaml says: the template builds on it", lambda v: False),
     "name": Rule("a folder's name, or a/b", lambda v: TEXT.holds(v) and v[0] != "/" and ".." not in v.split("/")),
     "seed": whole("0 <= x"),
-    "recipe": one_of("off", "probe", "fast", "auto"),
+    "recipe": one_of("off", "probe", "fast", "auto", "best"),
     "budget": Rule(
         "a time, as 90s, 10m or 2h", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\d+)?[smh]", v) is not None
     )
     | NULL,
     "start": one_of("random", "probe"),
+    "sweep": Rule(
+        "a list of different factors on the learning rate, of which the first is 1",
+        lambda v: _is_list(v) and v[:1] == [1] and all(_real(x) and x > 0 for x in v) and len(set(v)) == len(v),
+    ),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
-        "auto, or a candidate: best | last | ema | probe, then perhaps +closing or +blend, then perhaps +mirror",
+        "auto, or a candidate: best | last | ema | soup | rival | probe, then perhaps +closing or +blend, then +mirror",
         lambda v: (
             isinstance(v, str)
-            and re.fullmatch(r"auto|(probe|(best|last|ema)(\+closing|\+blend)?)(\+mirror)?", v) is not None
+            and re.fullmatch(r"auto|(probe|(best|last|ema|soup|rival)(\+closing|\+blend)?)(\+mirror)?", v) is not None
         ),
     ),
     "run_dir": TEXT | NULL,

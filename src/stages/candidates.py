@@ -14,10 +14,12 @@ from src import checkpoint
 from src.contracts import Affine, ConfigError, Run, Weights
 from src.stages import probe
 from src.stages.embed import mirrored
+from src.stages.fit import fork_of
 from src.stages.predict import predictions
 
 SETTLE = 1_000  # training images that BatchNorm statistics are estimated on again
 PREFIX = "network."
+AVERAGED = ("ema", "soup", "rival")  # of the fit; of both fits of a sweep; of the other one
 
 
 @dataclass(frozen=True)
@@ -134,25 +136,35 @@ def restored(run: Run, name: str) -> Any:
             f"select={name}: {file} was not written; there is {', '.join(others) or 'no checkpoint'}.\n"
             "`best` needs a validation in the fit. Set select=last, or remove what switches validation off."
         )
-    found = checkpoint.load(file)
-    state = {k.removeprefix(PREFIX): v for k, v in found["state_dict"].items() if k.startswith(PREFIX)}
-    if name == "ema":
-        average = checkpoint.averaged(found)
-        if average is None:
+    if name in AVERAGED:
+        averages = [checkpoint.averaged(checkpoint.load(f)) for f in (file, last)[: 2 if name == "soup" else 1]]
+        if None in averages:
             if not alone:
                 return None
-            raise ConfigError("select=ema: the run kept no average.\nAdd callbacks=[default], or set select=last.")
-        state = average
-    network.load_state_dict(state)
-    if name == "ema":
+            raise ConfigError(f"select={name}: the run kept no average.\nAdd callbacks=[default], or set select=last.")
+        network.load_state_dict(_mean(averages))
         run.module(network)  # what the policy freezes was not moved by the fit, and is not to be moved now
         only = probe.sample(len(run.source.splits["train"]), SETTLE, run.cfg["seed"])
         network.reestimate(run.loaders.loader("train", only=only, shared=False))
+    else:
+        found = checkpoint.load(file)["state_dict"]
+        network.load_state_dict({k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)})
     return network.eval()
 
 
 def file_of(run: Run, name: str) -> Path:
+    """The checkpoint of a network; of a soup the one that is not in `last`."""
+    if name in ("soup", "rival"):
+        return run.checkpoints / fork_of(run.home.state().get("rival", 0)) / "last.ckpt"
     return run.checkpoints / ("best.ckpt" if name == "best" else "last.ckpt")
+
+
+def _mean(states: list[Any]) -> dict[str, torch.Tensor]:
+    """Of weights; what is counted is that of the first (Wortsman et al. 2022: a soup of two)."""
+    first = states[0]
+    return {
+        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v.clone() for k, v in first.items()
+    }
 
 
 def epoch(file: Path) -> int:

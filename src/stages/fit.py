@@ -1,21 +1,49 @@
-"""Fine-tunes the network; leaves checkpoints/best.ckpt and last.ckpt."""
+"""Fine-tunes the network; leaves checkpoints/best.ckpt and last.ckpt. With several rates, those of a rival, too."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
-from src import checkpoint
+from src import checkpoint, world
 from src.contracts import Run
 from src.history import History
 
 
 def fit(run: Run) -> None:
+    if len(run.cfg["sweep"]) > 1:
+        compare(run)
     trained(run, "fit")
+    if rival := run.home.state().get("rival"):
+        trained(run.fork(fork_of(rival), rate=rival), "rival")
 
 
-def trained(run: Run, name: str) -> None:
+def fork_of(rate: float) -> str:
+    return f"rate-{rate:g}"
+
+
+def compare(run: Run) -> None:
+    """Of the rates beside the first, the one that is ahead after an epoch of its schedule goes on as the rival. (The
+    first always goes on: one epoch is weak evidence against what was planned.)"""
+    others, scores = run.cfg["sweep"][1:], dict(run.home.state().get("sweep", {}))
+    for rate in (rate for rate in others if f"{rate:g}" not in scores):
+        begun = trained(run.fork(fork_of(rate), rate=rate, epochs=1), "sweep")
+        scores[f"{rate:g}"] = float(begun.callback_metrics.get(run.task.monitor, 0.0))
+        if run.leader:
+            run.home.update(sweep=scores)
+    best = (max if run.task.mode == "max" else min)(others, key=lambda rate: scores[f"{rate:g}"])
+    if run.leader:
+        told = ", ".join(f"{rate} x: {score:.4f}" for rate, score in scores.items())
+        print(f"sweep: {run.task.monitor} after one epoch: {told}; {best:g} x goes on", flush=True)
+        run.home.update(rival=best)
+    world.gather(None)  # the other ranks read it
+
+
+def trained(run: Run, name: str) -> Any:
     """From the starting weights, or from where a run that was killed left it."""
     trainer, last = run.trainer(), run.checkpoints / "last.ckpt"
+    if run.leader and name != "fit":
+        print(f"\n{name:8} {run.checkpoints.relative_to(run.home.path)}", flush=True)
     resumable = last.exists() or checkpoint.previous(last).exists()
     for history in trainer.loggers:
         if isinstance(history, History) and not resumable:
@@ -29,3 +57,4 @@ def trained(run: Run, name: str) -> None:
     if run.leader:
         epochs = trainer.fit_loop.epoch_progress.current.processed
         run.home.add_metrics({f"{name}/epochs": epochs, f"{name}/updates": trainer.global_step})
+    return trainer

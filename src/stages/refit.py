@@ -5,7 +5,7 @@ from __future__ import annotations
 from src import world
 from src.contracts import Run
 from src.stages.candidates import fitted, mixed, parts, restored
-from src.stages.fit import trained
+from src.stages.fit import fork_of, trained
 
 
 def refit(run: Run) -> None:
@@ -13,12 +13,15 @@ def refit(run: Run) -> None:
         return
     state = run.home.state()
     name, kind, mirror = parts(state["chosen"])
-    if name not in ("ema", "last"):
+    if name in ("probe", "best"):
         if run.leader:
             print(f"refit: left out, since `{name}` is not the end of a fit.")
         return
-    whole = run.whole()
-    trained(whole, "refit")
+    whole = run.fork("refit", whole=True)
+    if name != "rival":
+        trained(whole, "refit")
+    if name in ("rival", "soup"):
+        trained(whole.fork(fork_of(state["rival"]), rate=state["rival"]), "refit")
     network = restored(whole, name)
     head = mixed(whole, network, fitted(whole, network), state["mixed"]) if kind else None
     if run.leader:

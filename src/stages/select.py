@@ -31,6 +31,8 @@ def names(run: Run) -> list[str]:
         return [asked]
     each = len(run.source.splits["train"]) / max(len(run.source.classes), 1)
     closed = ["ema+closing", "ema+blend"] if each <= MANY else ["ema+blend", "ema+closing"]
+    if "rival" in run.home.state():
+        closed = [f"soup+{c.partition('+')[2]}" for c in closed] + closed + ["rival+closing"]
     order = [*(closed if run.task.close else []), "ema", "last", "best"]
     order += ["probe"] if probe.there(run.home) else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
