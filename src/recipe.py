@@ -7,6 +7,7 @@ of networks or data sets. The constants were raced on development data (benchmar
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,16 @@ class Probed:
     resize: Mapping[str, float]  # policy -> score; only those that were compared
     mirrored: float | None  # score on mirrored images less that on the images; None: not asked
     grey: float | None  # score without colours less that with them
+    notes: tuple[str, ...] = ()  # what else was seen, a sentence each
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One of model.candidates."""
+
+    name: str
+    weights: str | None
+    score: float  # of the best head on its features
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Facts:
     bf16: bool  # whether the GPU computes in bf16
     probed: Probed | None
     budget: Budget | None = None
+    ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
 
     @property
     def each(self) -> float:
@@ -114,14 +126,18 @@ def _given(key: str, given: Collection[str]) -> bool:
 
 def _input(facts: Facts) -> Iterator[Decision]:
     probed = facts.probed
+    if facts.ranked:
+        told = ", ".join(f"{one.name} {100 * one.score:.1f}" for one in facts.ranked)
+        yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told} %")
+        yield Decision("model.weights", facts.ranked[0].weights, "those of this candidate")
     if probed is None:
         return
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
-        kept = probed.resize["squash"] >= probed.resize[best] - _error(probed)
+        kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
         scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
         choice = "squash" if kept else best
-        why = "squash, which cuts nothing off, is within one standard error" if kept else "the best"
+        why = "squash, which cuts nothing off, is within two standard errors" if kept else "the best"
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW  # images
@@ -266,12 +282,8 @@ def _points(change: float) -> str:
 def _typed(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
-    return (
-        "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'  # a path may have spaces
+    return f"{value:g}" if isinstance(value, float) else str(value)

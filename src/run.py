@@ -107,18 +107,39 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         return cfg
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
-    r = prepare({**words, "start": "random", "select": "last"}, home)  # neither is decided yet
-    probed, budget, where = None, None, hardware.accelerator(words)
+    where = hardware.accelerator(words)
     device = {"gpu": "cuda"}.get(where, where)
+    r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
+    words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
         probed = probe.probe(r, device, questions(r, given), left / 4 if left else None)
     if left:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
-    plan = recipe.plan(replace(facts(r, where, probed), budget=budget), words, given)
+    plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
     folder.write(home.path / "recipe.md", report_card.recipe(audit_card(r.source, r.audit), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
+
+
+def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:
+    """The config as it is, or with each of model.candidates in turn; what the recipe has yet to decide is left out."""
+    words = {**words, "start": "random", "select": "last"}
+    wanted = words["model"].get("candidates") or {}
+    wanted = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted)
+    models = [{**words["model"], "name": name, "weights": file} for name, file in wanted.items()]
+    return [{**words, "model": model} for model in models or [words["model"]]]
+
+
+def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tuple[recipe.Ranked, ...]]:
+    """The run whose frozen network knows most of these images, and all of them in that order."""
+    if len(runs) == 1:
+        return runs[0], ()
+    share = left / 4 / len(runs) if left else None
+    scored = [(probe.rank(r, device, share), i) for i, r in enumerate(runs)]
+    order = [(score, runs[i]) for score, i in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
+    ranked = [recipe.Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score) for score, r in order]
+    return order[0][1], tuple(ranked)
 
 
 def seconds(budget: str) -> float:

@@ -5,9 +5,10 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 def words(shapes, folder, *more: str) -> list[str]:
@@ -190,6 +191,21 @@ def test_a_test_set_without_labels_is_predicted(auto, zygote, shapes, tmp_path, 
     assert all(row["target"] == "" and row["prediction"] == row["path"].split("/")[1].split("_")[0] for row in rows)
     assert not any(key.startswith("test/") for key in found(run, "metrics.json"))
     assert "has no labels" in zygote.screen and "val/acc" in zygote.screen
+
+
+def test_of_several_networks_the_one_that_knows_most_is_fitted(auto, zygote, shapes, tmp_path):
+    blank, run = tmp_path / "blank weights.safetensors", tmp_path / "run"
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    save_file({key: torch.zeros_like(value) for key, value in state.items()}, blank)
+    candidates = f"model.candidates={{test_resnet: '{blank}', test_byobnet.glyphs: null}}"
+    plain = [w for w in words(shapes, auto, f"run_dir={run}", "trainer.max_epochs=1") if "model.name" not in w]
+    assert zygote.run(*plain, candidates, "model.image_size=32") == 0, zygote.screen
+    config, model = found(run, "config.yaml"), found(run, "model/model.json")
+    assert config["model"]["name"] == model["build"]["name"] == "test_byobnet.glyphs"
+    assert "held out, by the probe: test_byobnet.glyphs" in zygote.screen
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    assert zygote.run(*plain, candidates, "recipe=off") == 2
+    assert "it is the probe that ranks them" in zygote.screen.lower()
 
 
 def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_path):

@@ -100,7 +100,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "scheduler.warmup=2": "0 <= x < 1",
     "recipe=foo": "off | probe | fast | auto",
     "select=foo": r"best \| last",
-    "stages=[fit,tset]": "fit, select, test, report",
+    "stages=[fit,tset]": "fit, select, refit, test, report",
     "resume=true": "run folder, or auto",
     "resume=a init_from=b": "Leave one out",
     "trainer.precision=foo": "bf16-mixed",

@@ -122,6 +122,11 @@ RULES: dict[str, Rule] = {
     "data.*_size": number("0 <= x < 1"),
     "model.name": TEXT,
     "model.weights": Rule("a file", TEXT.holds) | NULL,
+    "model.candidates": Rule(
+        "a list of timm's names, or a mapping from them to files of weights",
+        lambda v: (_is_list(v) and len(v) > 0) or (isinstance(v, dict) and len(v) > 0),
+    )
+    | NULL,
     "model.image_size": whole("1 <= x") | NULL,
     "model.in_chans": whole("1 <= x") | NULL,
     "model.batchnorm": one_of("train", "frozen"),
@@ -248,6 +253,11 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
             "init_from starts a new run from weights. Leave one out."
+        )
+    if of("model.candidates") and of("recipe") in ("off", "fast"):
+        yield (
+            f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
+            "model.name and model.weights."
         )
     if of("budget") and of("recipe") == "off":
         yield (

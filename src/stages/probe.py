@@ -16,10 +16,12 @@ from src import folder, rng
 from src.contracts import Affine, Head, Run
 from src.recipe import Probed
 from src.stages.embed import embed, grey, mirrored
+from src.stages.twins import twins
 
 MOST = 20_000  # images that heads are solved on,
 NUMBERS = 5e7  # and the features of all of them together: 200 MB, and minutes at the most
 TIMED = 64  # images by which the speed is guessed
+TWINS = 2_000  # images of val, and of test, that are compared with those before them
 ASKED = 400  # images that each question is asked of
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
 
@@ -35,16 +37,9 @@ class Solved:
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
     """One pass over train, smaller ones for each of `questions`: resize, mirror, grey; over fewer images where they
     would take longer than `seconds`."""
-    network, split = run.network(), run.source.splits["train"]
-    most, fewer = enough(network), ASKED
-    if seconds is not None:
-        began, first = time.monotonic(), sample(len(split), TIMED, run.cfg["seed"])
-        embed(run, network, device, "train", first)
-        affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
-        most = min(most, max(affordable, 10 * len(run.source.classes)))
-        fewer = min(ASKED, most // 4)
-    chosen = sample(len(split), most, run.cfg["seed"])
-    x, target = embed(run, network, device, "train", chosen), targets(run, "train", chosen)
+    network = run.network()
+    x, target, chosen, most = _features(run, network, device, seconds)
+    fewer = min(ASKED, most if seconds is None else most // 4)
     solve = run.task.solve
     assert solve is not None
     heads = solve(x, target, columns(network, x), run.cfg["seed"])
@@ -69,7 +64,11 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", some, resize=policy))
     write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias)))
-    folder.write(run.home.path / "suspects.csv", suspects(run, best, target, chosen))
+    listed = suspects(run, best, target, chosen)
+    folder.write(run.home.path / "suspects.csv", listed)
+    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4))]
+    if doubtful := listed.count("\n") - 1:
+        notes.append(f"{doubtful:,} training labels are contradicted by the other images (suspects.csv)")
     return Probed(
         head=best.name,
         score=_score(run, best, target),
@@ -78,7 +77,30 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         resize=policies,
         mirrored=moved.get("mirror"),
         grey=moved.get("grey"),
+        notes=tuple(filter(None, notes)),
     )
+
+
+def rank(run: Run, device: str, seconds: float | None = None) -> float:
+    """The score of the best head on this network's features, to compare networks by."""
+    network = run.network()
+    x, target, *_ = _features(run, network, device, seconds)
+    assert run.task.solve is not None
+    return _score(run, run.task.solve(x, target, columns(network, x), run.cfg["seed"])[0], target)
+
+
+def _features(
+    run: Run, network: Any, device: str, seconds: float | None
+) -> tuple[torch.Tensor, torch.Tensor, list[int], int]:
+    """(x (N, D), targets, which training images, how many there may be)"""
+    n, most = len(run.source.splits["train"]), enough(network)
+    if seconds is not None:
+        began = time.monotonic()
+        embed(run, network, device, "train", sample(n, TIMED, run.cfg["seed"]))
+        affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
+        most = min(most, max(affordable, 10 * len(run.source.classes)))
+    chosen = sample(n, most, run.cfg["seed"])
+    return embed(run, network, device, "train", chosen), targets(run, "train", chosen), chosen, most
 
 
 def columns(network: Any, x: torch.Tensor) -> dict[str, slice]:

@@ -1,0 +1,57 @@
+"""Near-duplicates across splits: found where they are, told with their labels, and not taken for equal files."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from src.contracts import UNLABELLED, Source, Split
+from src.stages import twins
+
+
+def listed(tmp_path, monkeypatch, copies=(), most=100):
+    draw = torch.Generator().manual_seed(0)
+    train = torch.rand(40, 20, generator=draw)
+    near = lambda x: x + 0.02 * torch.randn(x.shape, generator=draw)  # noqa: E731
+    other = torch.rand(12, 20, generator=draw)
+    val = torch.cat([near(train[7:8]), other[:5]])
+    test = torch.cat([other[6:9], near(train[3:4]), near(val[2:3]), train[11:12]])
+    features = {"val": val, "test": test}
+    monkeypatch.setattr(twins, "embed", lambda run, network, device, split, only: features[split][only])
+    targets = {"train": [i % 2 for i in range(40)], "val": [0] * 6, "test": [UNLABELLED] * 6}
+    splits = {n: Split(tuple(f"{n}/{i}.jpg" for i in range(len(t))), tuple(t)) for n, t in targets.items()}
+    run = SimpleNamespace(
+        source=Source(Path("."), ("cat", "dog"), splits),
+        audit=SimpleNamespace(copies=copies),
+        home=SimpleNamespace(path=tmp_path),
+        cfg={"seed": 0},
+    )
+    said = twins.twins(run, SimpleNamespace(features=20), "cpu", train, list(range(40)), most)
+    file = tmp_path / "near_duplicates.csv"
+    return said, list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+
+
+def test_what_is_nearly_an_image_of_an_earlier_split_is_listed(tmp_path, monkeypatch):
+    said, rows = listed(tmp_path, monkeypatch)
+    pairs = {(row["path"], row["like path"]) for row in rows}
+    assert pairs == {
+        ("val/0.jpg", "train/7.jpg"),
+        ("test/3.jpg", "train/3.jpg"),
+        ("test/4.jpg", "val/2.jpg"),
+        ("test/5.jpg", "train/11.jpg"),
+    }
+    assert "1 of val, 3 of test" in said
+    by = {row["path"]: row for row in rows}
+    assert (by["val/0.jpg"]["label"], by["val/0.jpg"]["like label"]) == ("cat", "dog")
+    assert by["test/3.jpg"]["label"] == "" and float(by["test/5.jpg"]["cosine"]) == 1.0
+
+
+def test_equal_files_are_left_to_the_audit(tmp_path, monkeypatch):
+    _, rows = listed(tmp_path, monkeypatch, copies=((("test", 5), ("train", 11)),))
+    assert "test/5.jpg" not in {row["path"] for row in rows} and len(rows) == 3
+
+
+def test_of_many_images_some_are_compared(tmp_path, monkeypatch):
+    said, rows = listed(tmp_path, monkeypatch, most=0)
+    assert said == "" and rows == []
