@@ -122,10 +122,10 @@ def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
     x, y = blobs(150, 8)
     x_val, y_val = blobs(90, 8, seed=1)
     trained = heads.widened(heads.lda(x[:, :4], y, CLASSES)["lda 0.2"], slice(0, 4), 8)
-    closing = heads.close(x, y, slice(4, 8), CLASSES)
+    closing = heads.close(x, y, slice(4, 8), CLASSES, False)
     weights = heads.weigh(trained, closing, x_val, y_val)
     assert list(weights) == ["", "closing", "blend"]
-    found = {n: heads.mix(trained, closing, w, y, CLASSES, False) for n, w in weights.items()}
+    found = {n: heads.mix(trained, closing, w, y, False) for n, w in weights.items()}
     right = {n: float(((x_val @ w.T + b).argmax(1) == y_val).float().mean()) for n, (w, b) in found.items()}
     assert torch.equal(found[""][0], trained[0]) and torch.equal(found[""][1], trained[1])
     assert right["blend"] >= max(right[""], right["closing"])
@@ -137,12 +137,15 @@ def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
         assert heads.temperature(x_val @ weight.T + bias, y_val) == pytest.approx(1, abs=0.15)
 
 
-def test_for_balanced_accuracy_the_prior_leaves_the_closing_head_too():
+def test_for_balanced_accuracy_the_prior_leaves_both_heads_where_they_learnt_it():
     x, y = blobs(120, 8)
-    trained = closing = heads.close(x, y, slice(0, 8), CLASSES)
-    plain, fair = (heads.mix(trained, closing, (0.5, 0.5), y, CLASSES, uniform) for uniform in (False, True))
-    torch.testing.assert_close(plain[0], closing[0])
-    torch.testing.assert_close(fair[1], plain[1] - (torch.bincount(y, minlength=CLASSES) / 120).log())
+    trained = heads.lda(x, y, CLASSES)["lda 0.2"]
+    prior = (torch.bincount(y, minlength=CLASSES) / 120).log()
+    plain, fair = (heads.close(x, y, slice(0, 8), CLASSES, uniform) for uniform in (False, True))
+    torch.testing.assert_close(fair[1], plain[1] - prior)
+    mixed = heads.mix(trained, fair, (0.5, 0.2), y, True)
+    torch.testing.assert_close(mixed[1], 0.5 * (trained[1] - prior) + 0.2 * fair[1])
+    torch.testing.assert_close(mixed[0], 0.5 * trained[0] + 0.2 * fair[0])
 
 
 def test_the_scores_of_balanced_accuracy_have_it_as_their_mean():

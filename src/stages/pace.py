@@ -25,7 +25,9 @@ def pace(run: Run, device: str) -> Pace:
     module = run.module(run.network()).to(device)
     seen, seconds = 0, {"train": 0.0, "predict": 0.0}
     began = time.monotonic()
-    for i, batch in enumerate(itertools.islice(run.loaders.loader("train", train=True), BATCHES + 1)):
+    loader = run.loaders.loader("train", train=True)
+    endless = itertools.chain.from_iterable(itertools.repeat(loader))  # there may be fewer batches than are timed
+    for i, batch in enumerate(itertools.islice(endless, BATCHES + 1)):
         batch = {name: value.to(device) for name, value in batch.items()}
         decoded = time.monotonic()
         module.train()

@@ -53,10 +53,11 @@ def solve(
     return [_adjusted(head, target) for head in heads] if uniform else heads
 
 
-def close(x: torch.Tensor, target: torch.Tensor, column: slice, classes: int) -> Affine:
+def close(x: torch.Tensor, target: torch.Tensor, column: slice, classes: int, uniform: bool) -> Affine:
     """LDA on the features (N, D) that a training left. They have seen their targets, so nothing can be cross-validated
     on them: the shrinkage is given (raced: 0.8 was best or near it from 5 to 100 images a class)."""
-    return widened(lda(x[:, column], target, classes, (CLOSING,))[_name("lda", CLOSING)], column, x.shape[1])
+    closing = widened(lda(x[:, column], target, classes, (CLOSING,))[_name("lda", CLOSING)], column, x.shape[1])
+    return _fair(closing, target) if uniform else closing
 
 
 def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tensor) -> dict[str, Weights]:
@@ -71,12 +72,10 @@ def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tenso
     return found
 
 
-def mix(
-    trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor, classes: int, uniform: bool
-) -> Affine:
-    """The weighted sum; uniform: it supposes that all classes are equally frequent, whatever they are in `target`."""
-    weight, bias = _sum(trained, closing, weights)
-    return (weight, bias - _log_prior(target, classes)) if uniform else (weight, bias)
+def mix(trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor, uniform: bool) -> Affine:
+    """The weighted sum. The prior leaves the head that was trained before it is weighed, where it was learnt: a head
+    that has been made less sure would be corrected too much."""
+    return _sum(_fair(trained, target) if uniform else trained, closing, weights)
 
 
 def _sum(one: Affine, other: Affine, weights: Weights) -> Affine:
@@ -101,6 +100,10 @@ def _adjusted(head: Head, target: torch.Tensor) -> Head:
     prior = _log_prior(target, len(head.bias))
     parts = tuple((images, (weight, bias - prior)) for images, (weight, bias) in head.parts)
     return replace(head, bias=head.bias - prior, logits=head.logits - prior, parts=parts)
+
+
+def _fair(head: Affine, target: torch.Tensor) -> Affine:
+    return head[0], head[1] - _log_prior(target, len(head[1]))
 
 
 def _log_prior(target: torch.Tensor, classes: int) -> torch.Tensor:

@@ -71,7 +71,7 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
         decode=decode,
         by_class=monitor == "val/balanced_acc",
         solve=partial(solve, **heads),
-        close=partial(close, classes=n),
+        close=partial(close, **heads),
         weigh=weigh,
-        mix=partial(mix, **heads),
+        mix=partial(mix, uniform=heads["uniform"]),
     )
