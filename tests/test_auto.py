@@ -166,7 +166,8 @@ def test_a_budget_becomes_a_deadline_of_the_fit(auto, zygote, shapes, tmp_path):
     assert zygote.run(*words(shapes, auto, f"run_dir={tmp_path / 'short'}", "budget=2s")) == 0, zygote.screen
     assert found(tmp_path / "short", "run.json")["chosen"] == "probe"
     assert "the budget leaves less than" in zygote.screen
-    one_batch = words(shapes, auto, f"run_dir={tmp_path / 'one'}", "budget=1s", "data.batch_size=40")
+    images = found(auto / "run", "run.json")["images"]["train"]
+    one_batch = words(shapes, auto, f"run_dir={tmp_path / 'one'}", "budget=1s", f"data.batch_size={images}")
     assert zygote.run(*one_batch) == 0, zygote.screen
     assert zygote.run(*words(shapes, auto, "recipe=off", "budget=2s")) == 2
 
