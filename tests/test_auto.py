@@ -9,6 +9,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def words(shapes, folder, *more: str) -> list[str]:
@@ -194,6 +195,8 @@ def test_a_test_set_without_labels_is_predicted(auto, zygote, shapes, tmp_path, 
     assert all(row["target"] == "" and row["prediction"] == row["path"].split("/")[1].split("_")[0] for row in rows)
     assert not any(key.startswith("test/") for key in found(run, "metrics.json"))
     assert "has no labels" in zygote.screen and "val/acc" in zygote.screen
+    told = EventAccumulator(str(run / "tensorboard")).Reload().Tensors("recipe/text_summary")[0].tensor_proto
+    assert told.string_val[0].decode() == (run / "recipe.md").read_text() and b"## Candidates" in told.string_val[0]
 
 
 def test_of_several_networks_the_one_that_knows_most_is_fitted(auto, zygote, shapes, tmp_path):

@@ -1,4 +1,5 @@
-"""Writes to TensorBoard what a fit cannot know: the confusion matrix, and the settings beside the final metric."""
+"""Writes to TensorBoard what a fit cannot know: the recipe with all candidates, the confusion matrix, and the settings
+beside the final metric."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def report(run: Run) -> None:
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
     final = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
     logger.log_hyperparams(words, final, step=int(metrics.get("fit/updates", 0)))
-    predictions = run.home.path / "predictions.csv"
+    recipe, predictions = (run.home.path / name for name in ("recipe.md", "predictions.csv"))
+    if recipe.is_file():
+        logger.experiment.add_text("recipe", recipe.read_text(encoding="utf-8"))
     if predictions.is_file() and run.source.splits["test"].labelled:
         counts = confusion(predictions, run.source.classes)
         logger.experiment.add_figure(
