@@ -99,6 +99,16 @@ def test_a_view_reads_its_own_columns():
         assert not other.any() and head.weight.any()
 
 
+def test_one_head_is_solved_by_its_name_as_among_all():
+    x, y = blobs(120, 8)
+    for head in solved(x, y):
+        (again,) = solved(x, y, only=head.name)
+        assert again.name == head.name
+        torch.testing.assert_close(again.weight, head.weight, atol=1e-4, rtol=1e-2)
+    assert {head.name.split(" on ")[1] for head in solved(x, y, only="lda")} == {"last", "stages"}
+    assert {head.name.split()[0] for head in solved(x, y, only="lda")} == {"lda", "nearest"}
+
+
 def test_a_class_with_one_image_breaks_nothing():
     x, y = blobs(31, 8)
     y = torch.where(y == 2, 0, y)

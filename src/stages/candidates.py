@@ -95,7 +95,8 @@ def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:
 def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
     assert run.task.solve
     train = fitted(run, network) + val
-    best = run.task.solve(train.x, train.target, probe.columns(network, train.x), run.cfg["seed"])[0]
+    name = probe.read(run.home).name
+    best = run.task.solve(train.x, train.target, probe.columns(network, train.x), run.cfg["seed"], only=name)[0]
     return best.weight, best.bias
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import save
 
 from src import folder, rng
 from src.contracts import Affine, Head, Run
@@ -32,6 +33,7 @@ class Solved:
 
     best: Affine  # on all features
     last: Affine  # on those that the network's own head reads
+    name: str  # of the best, as the task knows it
 
 
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
@@ -50,7 +52,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     view = dict(list(columns(network, x).items())[-1:])
 
     def score(seen: torch.Tensor) -> float:
-        return _score(run, solve(seen, target[asked], view, run.cfg["seed"], brief=True)[0], target[asked])
+        return _score(run, solve(seen, target[asked], view, run.cfg["seed"], only="lda")[0], target[asked])
 
     moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
     if "mirror" in questions:
@@ -63,7 +65,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", some, resize=policy))
-    write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias)))
+    write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias), best.name))
     listed = suspects(run, best, target, chosen)
     folder.write(run.home.path / "suspects.csv", listed)
     notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4))]
@@ -144,10 +146,10 @@ def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: t
 
 
 def write(run: Run, solved: Solved) -> None:
-    tensors = {f"{name}.{i}": tensor for name, head in vars(solved).items() for i, tensor in enumerate(head)}
-    folder.write(
-        run.home.path / "probe.safetensors", save({k: v.float().contiguous().clone() for k, v in tensors.items()})
-    )
+    heads = {"best": solved.best, "last": solved.last}
+    tensors = {f"{name}.{i}": part.float().clone() for name, head in heads.items() for i, part in enumerate(head)}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    folder.write(run.home.path / "probe.safetensors", save(tensors, {"name": solved.name}))
 
 
 def there(home: Any) -> bool:
@@ -155,8 +157,9 @@ def there(home: Any) -> bool:
 
 
 def read(home: Any) -> Solved:
-    found = load((home.path / "probe.safetensors").read_bytes())
-    return Solved(**{name: (found[f"{name}.0"], found[f"{name}.1"]) for name in ("best", "last")})
+    with safe_open(home.path / "probe.safetensors", "pt") as file:
+        best, last = ((file.get_tensor(f"{name}.0"), file.get_tensor(f"{name}.1")) for name in ("best", "last"))
+        return Solved(best, last, file.metadata()["name"])
 
 
 def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy, one_hot
@@ -26,18 +27,19 @@ def solve(
     seed: int,
     classes: int,
     uniform: bool,
-    brief: bool = False,
+    only: str | None = None,
 ) -> list[Head]:
     """Every method on every view, at the temperature that suits its out-of-fold logits; the least cross-entropy first.
 
-    brief: LDA alone, to compare views. uniform: the heads suppose that all classes are equally frequent, whatever they
-    are among these images.
+    only: of the methods (`lda`, to compare views), or one head by its name. uniform: the heads suppose that all classes
+    are equally frequent, whatever they are among these images.
     """
     fold, heads = _folds(target, seed), []
     held = [torch.nonzero(fold == i)[:, 0] for i in range(int(fold.max()) + 1)]
-    for view, column in columns.items():
+    wanted = [view for view in columns if only and only.endswith(f" on {view}")] or list(columns)
+    for view, column in ((view, columns[view]) for view in wanted):
         inner = x[:, column]
-        for method in [lda] if brief else _methods(inner, classes):
+        for method in _methods(inner, classes, only):
             whole = method(inner, target, classes)
             parts = [method(inner[fold != i], target[fold != i], classes) for i in range(len(held))]
             for name in whole:
@@ -145,7 +147,12 @@ def _folds(target: torch.Tensor, seed: int) -> torch.Tensor:
     return fold
 
 
-def _methods(x: torch.Tensor, classes: int) -> Iterator[Callable[..., dict[str, Affine]]]:
+def _methods(x: torch.Tensor, classes: int, only: str | None) -> Iterator[Callable[..., dict[str, Affine]]]:
+    if only:
+        name, *strength = only.partition(" on ")[0].replace("nearest mean", "lda 1").split()
+        method = {"lda": lda, "ridge": ridge, "logistic": logistic}[name]
+        yield partial(method, strengths=tuple(map(float, strength))) if strength else method
+        return
     yield lda
     yield ridge
     if x.numel() * classes <= MOST:
