@@ -87,7 +87,7 @@ def fork(
     `epochs` of the schedule; on train and val together, where nothing can be validated."""
     place, source = r.checkpoints / name, r.source
     cfg = resume.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
-    cfg["logger"] = {}
+    cfg["logger"], cfg["callbacks"] = {}, cfg.get("callbacks") or {}
     cfg["optimizer"]["lr"] *= rate
     if epochs:
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}

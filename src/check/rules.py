@@ -259,6 +259,8 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
             f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
             "model.name and model.weights."
         )
+    if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
+        yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
     if of("budget") and of("recipe") == "off":
         yield (
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
