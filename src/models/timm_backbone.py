@@ -29,10 +29,12 @@ def timm_backbone(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     batchnorm: str = "train",
+    candidates: Any = None,
 ) -> Backbone:
     """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
 
-    With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists.
+    With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists. `candidates`
+    has been answered when a network is built: the recipe has made one of them `name` and `weights`.
     """
     file = weights or (shipped(name) if pretrained else None)
     architecture = _published(name) if pretrained and not file else _architecture(name)
