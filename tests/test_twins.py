@@ -4,10 +4,30 @@ import csv
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from src.contracts import UNLABELLED, Source, Split
 from src.stages import twins
+
+
+def faked(monkeypatch, tmp_path, features, copies=()):
+    """A run of 40 training images whose other splits have these features."""
+    monkeypatch.setattr(twins, "embed", lambda run, network, device, split, only: features[split][only])
+    targets = {"train": [i % 2 for i in range(40)]}
+    targets |= {name: [0 if name == "val" else UNLABELLED] * len(x) for name, x in features.items()}
+    splits = {n: Split(tuple(f"{n}/{i}.jpg" for i in range(len(t))), tuple(t)) for n, t in targets.items()}
+    return SimpleNamespace(
+        source=Source(Path("."), ("cat", "dog"), splits),
+        audit=SimpleNamespace(copies=copies),
+        home=SimpleNamespace(path=tmp_path),
+        cfg={"seed": 0},
+    )
+
+
+def rows_of(tmp_path):
+    file = tmp_path / "near_duplicates.csv"
+    return list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
 
 
 def listed(tmp_path, monkeypatch, copies=(), most=100):
@@ -17,19 +37,8 @@ def listed(tmp_path, monkeypatch, copies=(), most=100):
     other = torch.rand(12, 20, generator=draw)
     val = torch.cat([near(train[7:8]), other[:5]])
     test = torch.cat([other[6:9], near(train[3:4]), near(val[2:3]), train[11:12]])
-    features = {"val": val, "test": test}
-    monkeypatch.setattr(twins, "embed", lambda run, network, device, split, only: features[split][only])
-    targets = {"train": [i % 2 for i in range(40)], "val": [0] * 6, "test": [UNLABELLED] * 6}
-    splits = {n: Split(tuple(f"{n}/{i}.jpg" for i in range(len(t))), tuple(t)) for n, t in targets.items()}
-    run = SimpleNamespace(
-        source=Source(Path("."), ("cat", "dog"), splits),
-        audit=SimpleNamespace(copies=copies),
-        home=SimpleNamespace(path=tmp_path),
-        cfg={"seed": 0},
-    )
-    said = twins.twins(run, SimpleNamespace(features=20), "cpu", train, list(range(40)), most)
-    file = tmp_path / "near_duplicates.csv"
-    return said, list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+    run = faked(monkeypatch, tmp_path, {"val": val, "test": test}, copies)
+    return twins.twins(run, SimpleNamespace(features=20), "cpu", train, list(range(40)), most), rows_of(tmp_path)
 
 
 def test_what_is_nearly_an_image_of_an_earlier_split_is_listed(tmp_path, monkeypatch):
@@ -55,3 +64,17 @@ def test_equal_files_are_left_to_the_audit(tmp_path, monkeypatch):
 def test_of_many_images_some_are_compared(tmp_path, monkeypatch):
     said, rows = listed(tmp_path, monkeypatch, most=0)
     assert said == "" and rows == []
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.02])
+def test_where_all_images_are_alike_a_pair_must_stand_out(tmp_path, monkeypatch, noise):
+    """Every image of val and test is near train; with noise 0.02 every fifth is nearer than what is usual."""
+    draw = torch.Generator().manual_seed(0)
+    train = torch.randn(40, 20, generator=draw)
+    other = train + 0.3 * torch.randn(train.shape, generator=draw)
+    other[::5] = train[::5] + noise * torch.randn(8, 20, generator=draw)
+    run = faked(monkeypatch, tmp_path, {"test": other})
+    said = twins.twins(run, SimpleNamespace(features=20), "cpu", train, list(range(40)), 100)
+    found = {row["path"] for row in rows_of(tmp_path)}
+    assert found == (set() if noise == 0.3 else {f"test/{i}.jpg" for i in range(0, 40, 5)})
+    assert said.startswith("NEAR-DUPLICATES") == bool(found)
