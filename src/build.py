@@ -26,17 +26,18 @@ from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
 from src.stages import probe
+from src.stats import metric
 
 
 def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """The images, the task, the network, and what makes the rest of them."""
     hardware.refuse_impossible(cfg)
     source = make(cfg["data"]["source"])
-    task = make(cfg["task"])(classes=source.classes)
+    task = task_of(cfg, source)
     names = [f"val/{name}" for name in task.metrics()]
     if task.monitor not in names:
         raise ConfigError(f"task.monitor={task.monitor}: this task measures {', '.join(names)}.\nSet one of these.")
-    first, _ = start(cfg, task.outputs, source.classes)
+    first, _ = start(cfg, task, source.classes)
     spec, data = first.spec, cfg["data"]
     source = scan(source, spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
     found = audit(source, data["scan_limit"])
@@ -67,8 +68,8 @@ def equipped(
         audit=found,
         task=task,
         spec=spec,
-        network=lambda: start(cfg, task.outputs, source.classes, home)[0],
-        module=partial(compose, cfg, task, said),
+        network=lambda: start(cfg, task, source.classes, home)[0],
+        module=partial(compose, cfg, task, said, found.counts, len(source.splits["train"])),
         trainer=partial(trainer, cfg, home),
         loaders=Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **data, cache=Path(cfg["paths"]["cache"])),
         checkpoints=checkpoints,
@@ -93,7 +94,7 @@ def fork(
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
     if whole:
         train, val = (source.splits[split] for split in ("train", "val"))
-        both = Split(train.paths + val.paths, train.targets + val.targets)
+        both = Split(train.paths + val.paths, train.targets + val.targets, train.groups + val.groups)
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
@@ -110,27 +111,63 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             "Set recipe=auto or recipe=probe, with pretrained weights."
         )
     r.loaders.refuse_too_few()
-    network, notes = start(cfg, r.task.outputs, r.source.classes, home)
+    network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
+    suits(cfg, trial, r)
     tried(trial.optimizer, trial.groups)
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(
-            home, r.source, audit_card(r.source, r.audit), network, r.spec, [*notes, *r.loaders.notes], trial, cfg
-        )
+        report_card.cards(home, r.source, card(r), network, r.spec, [*notes, *r.loaders.notes], trial, cfg)
     return r
 
 
+def task_of(cfg: dict[str, Any], source: Source) -> Task:
+    """The task, of which the labels know nothing: they were read already."""
+    words = {key: value for key, value in cfg["task"].items() if key != "labels"}
+    return make(words)(classes=source.classes, targets=source.splits["train"].targets)
+
+
+def card(r: Run) -> list[str]:
+    """What is known of the images, and how good the best answer is that does not look at them."""
+    blind = r.task.constant(torch.tensor(r.source.splits["train"].targets))
+    told = []
+    for name, split in r.source.splits.items():
+        if name != "train" and split.labelled:
+            target = torch.tensor(split.targets)
+            value = metric(r.task, blind.expand(len(target), -1), target)
+            told += [] if value is None else [f"{name} {value:.3g}"]
+    said = [f"the best blind answer has {r.task.monitor.removeprefix('val/')}: {', '.join(told)}"] if told else []
+    return [*audit_card(r.source, r.audit), *said]
+
+
+def suits(cfg: dict[str, Any], trial: Module, r: Run) -> None:
+    """The loss is asked once for what it says to the first targets, so that one of another task is known now."""
+    split, outputs = r.source.splits["train"], torch.zeros(2, r.task.outputs)
+    batch = {"target": trial.network.standard(torch.tensor(split.targets[:2])), "index": torch.arange(2)}
+    try:
+        found = trial.loss(outputs, batch)
+        fits = found.ndim == 0 and bool(torch.isfinite(found))
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        fits = False
+    if not fits:
+        name, task = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
+        raise ConfigError(
+            f"loss {name} cannot take the targets of task={task} ({r.task.outputs} outputs, targets as "
+            f"{split.targets[0]}).\nLeave loss out: the task brings its own."
+        )
+
+
 def start(
-    cfg: dict[str, Any], outputs: int, classes: tuple[str, ...], home: folder.RunFolder | None = None
+    cfg: dict[str, Any], task: Task, classes: tuple[str, ...], home: folder.RunFolder | None = None
 ) -> tuple[Network, list[str]]:
     """The network at its starting weights, and what was decided about them."""
     rng.seed(cfg["seed"], "weights")
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
     given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
     backbone = make({**cfg["model"], **given})
-    network = Network(backbone, outputs).to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
+    network = Network(backbone, task.outputs, unit=task.unit)
+    network.to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
     dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
     if file or backbone.weights:
         notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
@@ -143,11 +180,15 @@ def start(
     return network, notes
 
 
-def compose(cfg: dict[str, Any], task: Any, said: dict[str, Any], network: Network) -> Module:
+def compose(
+    cfg: dict[str, Any], task: Task, said: dict[str, Any], counts: tuple[int, ...], images: int, network: Network
+) -> Module:
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
     chosen = partial(groups, policy, layers=network.layers, no_decay=network.no_decay, lr=lr, weight_decay=decay)
-    return Module(network, task, make(cfg["loss"]), chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
+    loss = make(cfg["loss"])
+    loss = loss(counts=counts, images=images) if isinstance(loss, partial) else loss
+    return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
 
 
 def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
@@ -187,7 +228,7 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
     build = {**cfg["model"], **{k: v for k, v in fixed.items() if k in cfg["model"]}}
     return {
         "build": build,
-        "task": cfg["task"]["_target_"],
+        "task": {key: value for key, value in cfg["task"].items() if key != "labels"},
         "monitor": task.monitor,
         "classes": list(source.classes),
         "resize": cfg["data"]["resize"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ class InputSpec:
     crop: float  # the part of the resized short side that the centre crop keeps, 0..1
 
 
-UNLABELLED = -1  # the target of an image that is only to be predicted
+UNLABELLED = -1  # the class of an image that is only to be predicted
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,23 @@ class Split:
 
     paths: tuple[str, ...]
     targets: tuple[Any, ...]
+    groups: tuple[int, ...] = ()  # images of one group are alike, and are held out together; (): each is on its own
+    labelled: bool = True  # only of test there need be no labels, and then of all its images
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def labelled(self) -> bool:
-        """Only of test there need be no labels, and then of all its images."""
-        return UNLABELLED not in self.targets
+    def only(self, kept: Sequence[int]) -> Split:
+        """These images."""
+        said = self.paths, self.targets, self.groups
+        paths, targets, groups = (tuple(column[i] for i in kept) if column else () for column in said)
+        return Split(paths, targets, groups, self.labelled)
+
+
+def _one_class() -> Any:
+    from src.labels import OneClass  # which imports this module
+
+    return OneClass()
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,10 @@ class Source:
     """Which images there are. The class list is decided once, from train, and is equal in all splits."""
 
     root: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of a regression the names of its numbers
     splits: Mapping[str, Split]  # always train and val; test where there is one; multiclass targets index `classes`
     notes: tuple[str, ...] = ()  # what was decided for the user, one sentence each, printed at the start
+    labels: Any = field(default_factory=_one_class)  # how targets are read and written: src.labels.Labels
 
 
 @dataclass(frozen=True)
@@ -95,17 +105,25 @@ class Head:
     parts: tuple[tuple[torch.Tensor, Affine], ...] = ()  # (images held out (n,), the head that did not see them)
 
 
+Scorer = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]  # (logits (N, outputs), target (N, …)) -> …
+
+
 @dataclass(frozen=True)
 class Task:
-    """What differs between kinds of target."""
+    """What differs between kinds of target. Logits are what the network puts out: of a regression, the numbers."""
 
     outputs: int  # width of the head
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
-    metrics: Callable[[], Any]  # -> a torchmetrics MetricCollection of (logits (N, outputs), target (N,))
-    scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None  # -> (N,), whose mean is the monitored metric
-    decode: Callable[[torch.Tensor], list[dict[str, Any]]]  # logits -> one row of predictions.csv per image
+    metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)
+    decode: Callable[..., list[dict[str, Any]]]  # (logits, what was tuned) -> one row of predictions.csv per image
+    scores: Scorer | None  # -> (N,), whose mean is the monitored metric
+    score: Scorer | None  # -> the monitored metric, where it is no mean over images
+    skill: Scorer  # -> how good, of which 1 is perfect: what the probe is judged by
+    constant: Callable[[torch.Tensor], torch.Tensor]  # training targets -> (outputs,): the best blind answer
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
+    geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
+    unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs
     solve: Callable[..., list[Head]] | None = None
     # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
     close: Callable[..., Affine] | None = None
@@ -113,6 +131,10 @@ class Task:
     weigh: Callable[..., dict[str, Weights]] | None = None
     # (trained, closing, x, target of val) -> {"", "closing", "blend"}: what the two heads count in each candidate
     mix: Callable[..., Affine] | None = None  # (trained, closing, weights, training targets) -> both as one head
+    tune: Callable[..., dict[str, Any]] | None = None  # (logits, target) of val -> plain words for metrics and decode
+    doubts: Callable[..., list[tuple[int, dict[str, Any]]]] | None = None
+    # (logits out of fold, target) -> the images whose label the others contradict, the surest first, and what they say
+    figure: Callable[..., Any] | None = None  # (rows of predictions.csv, classes) -> a picture for TensorBoard
 
 
 @dataclass(frozen=True)

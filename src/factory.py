@@ -11,7 +11,7 @@ from typing import Any
 
 from src.contracts import ConfigError
 
-ROOMS = ("src.callbacks.", "src.data.", "src.finetune.", "src.losses.", "src.models.", "src.tasks.")
+ROOMS = tuple(f"src.{room}." for room in "callbacks data finetune labels losses models tasks".split())
 ALLOWED = frozenset(
     """
     src.history.History
@@ -21,7 +21,7 @@ ALLOWED = frozenset(
     torch.optim.AdamW torch.optim.Adam torch.optim.SGD torch.optim.NAdam torch.optim.RAdam torch.optim.RMSprop
     torch.optim.Adagrad src.optimizers.timm_optimizer
     torchvision.transforms.v2.TrivialAugmentWide torchvision.transforms.v2.RandAugment
-    torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix
+    torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix torchvision.transforms.v2.ColorJitter
     pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy
     pytorch_lightning.callbacks.ModelCheckpoint pytorch_lightning.callbacks.EarlyStopping
     pytorch_lightning.callbacks.LearningRateMonitor pytorch_lightning.callbacks.Timer

@@ -26,7 +26,7 @@ class Module(pl.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         task: Task,
         loss: nn.Module,
         groups: Callable[[nn.Module], list[dict[str, Any]]],
@@ -61,13 +61,18 @@ class Module(pl.LightningModule):
         rng.seed(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = self.loss(self.network(batch["image"]), batch)
+        loss = self.objective(batch)
         images = len(batch["image"])
         self.train_loss["sum"] += loss.detach() * images
         self.train_loss["images"] += images
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
             self._record({"train/loss_step": float(loss.detach())})
         return loss
+
+    def objective(self, batch: Batch) -> torch.Tensor:
+        """What is minimised; numbers go into it without their unit."""
+        logits = self.network.standard(self.network(batch["image"]))
+        return self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """The mean loss of the epoch, before its validation, so that both are there when the epoch ends."""

@@ -7,6 +7,7 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from src.contracts import ConfigError, DataError
 from src.data.images import EXTENSIONS, read
 from src.data.table import rows
 from src.data.transforms import evaluation
+from src.factory import make
 from src.models.network import Network, load_model
 
 
@@ -45,17 +47,17 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
 
 
-def probabilities(
+def answers(
     network: Network, paths: Iterable[Path], resize: str, batch_size: int, bad: list[str]
 ) -> Iterator[tuple[Path, torch.Tensor]]:
-    """(path, probabilities (classes,)) of each readable image; the others are described in `bad`."""
+    """(path, logits (outputs,)) of each readable image; the others are described in `bad`."""
     view = evaluation(network.spec, resize)
     waiting: list[tuple[Path, torch.Tensor]] = []
 
     def flush() -> Iterator[tuple[Path, torch.Tensor]]:
         batch = torch.stack([image for _, image in waiting]).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            found = network(batch.to(network.mean.device)).float().softmax(1).cpu()
+            found = network(batch.to(network.mean.device)).float().cpu()
         yield from zip([path for path, _ in waiting], found, strict=True)
 
     for path in paths:
@@ -72,20 +74,24 @@ def probabilities(
 
 
 def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: str = "path") -> int:
-    """Writes path, prediction, prob/<class>… and returns the exit code: 3 if some images could not be read."""
+    """Writes path, prediction and what else the task says, and returns the exit code: 3 if some images could not be
+    read."""
     network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
     network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
-    classes, paths, bad = facts["classes"], images(where, column), list[str]()
+    task = make(facts["task"])(classes=tuple(facts["classes"]))
+    paths, bad = images(where, column), list[str]()
     if not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {Path(out).absolute().parent}. Make it first.")
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "prediction", *(f"prob/{c}" for c in classes)])
-        shown = []
-        for path, p in probabilities(network, paths, facts["resize"], batch_size, bad):
-            writer.writerow([path, classes[int(p.argmax())], *p.tolist()])
-            shown.append(f"{path}  {classes[int(p.argmax())]}  {float(p.max()):.3f}")
+        writer, shown = None, []
+        for path, logits in answers(network, paths, facts["resize"], batch_size, bad):
+            row = {"path": path, **task.decode(logits[None], **facts.get("tuned", {}))[0]}
+            if writer is None:
+                writer = csv.DictWriter(stream, list(row))
+                writer.writeheader()
+            writer.writerow(row)
+            shown.append("  ".join(_said(key, value, row) for key, value in row.items() if not key.startswith("prob/")))
     if not shown:
         part.unlink()
         raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
@@ -96,6 +102,13 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     if bad:
         print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
     return 3 if bad else 0
+
+
+def _said(key: str, value: object, row: dict[str, Any]) -> str:
+    if f"prob/{value}" in row:
+        return f"{value}  {row[f'prob/{value}']:.3f}"
+    said = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return said if key in ("path", "prediction") else f"{key} {said}"
 
 
 def main() -> int:

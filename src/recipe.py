@@ -62,11 +62,12 @@ class Facts:
     probed: Probed | None
     budget: Budget | None = None
     ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
+    geometric: bool = False  # whether the target may be where, how large or which way round something is
 
     @property
     def each(self) -> float:
-        """Training images of a class, on average."""
-        return self.images / max(len(self.counts), 1)
+        """Training images of a class, on average; of numbers, of a tenth of their range."""
+        return sum(self.counts) / len(self.counts) if self.counts else self.images / 10
 
     @property
     def imbalance(self) -> float:
@@ -140,11 +141,11 @@ def _input(facts: Facts) -> Iterator[Decision]:
         why = "squash, which cuts nothing off, is within two standard errors" if kept else "the best"
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
-        luck = -probed.mirrored * probed.asked < FEW  # images
+        luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
         flip = 0.5 if probed.mirrored > -FLIP or luck else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
         yield Decision(
-            "data.flip", flip, f"the probe's accuracy on mirrored images: {_points(probed.mirrored)}; {meaning}"
+            "data.flip", flip, f"the probe's skill on mirrored images: {_points(probed.mirrored)}; {meaning}"
         )
 
 
@@ -192,7 +193,10 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
-    if not _given("augment", given) and facts.channels in (1, 3):
+    if not _given("augment", given) and facts.geometric:
+        reason = "where, how large or which way round something is may be the target: only the light changes"
+        yield Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
+    elif not _given("augment", given) and facts.channels in (1, 3):
         grey = facts.probed.grey if facts.probed else None
         if grey is not None and grey < -GREY:
             yield Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
@@ -208,7 +212,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
-    if facts.imbalance > 10:
+    if facts.imbalance > 10 and cfg["task"]["monitor"] == "val/acc":
         reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
         yield Decision("task.monitor", "val/balanced_acc", reason)
     if why := probe_alone(facts, cfg):

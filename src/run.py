@@ -17,10 +17,9 @@ import torch
 from omegaconf import DictConfig
 
 from src import folder, hardware, recipe, report_card, resume, signals, world
-from src.build import build, prepare
+from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
-from src.data.audit import card as audit_card
 from src.stages import probe
 from src.stages.fit import fit
 from src.stages.pace import pace
@@ -117,7 +116,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
     plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
-    folder.write(home.path / "recipe.md", report_card.recipe(audit_card(r.source, r.audit), plan, typed, probed))
+    folder.write(home.path / "recipe.md", report_card.recipe(card(r), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
 
@@ -174,4 +173,5 @@ def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
         device=where,
         bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
         probed=probed,
+        geometric=r.task.geometric,
     )

@@ -1,12 +1,55 @@
-"""Statistics of a finite test set: how far a mean may be from what more images would give."""
+"""Statistics of a finite test set: how far a metric may be from what more images would give."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import torch
 
 from src import rng
+from src.contracts import Task
+
+DRAWS = 1000  # of a metric that is no mean over images
+PAIRED = 200  # likewise, where only a standard error is wanted
+
+
+def metric(task: Task, logits: torch.Tensor, target: torch.Tensor) -> float | None:
+    """The monitored metric; None where the task only knows it as a torchmetrics object."""
+    if task.scores is not None:
+        return float(task.scores(logits, target).double().mean())
+    return float(task.score(logits, target)) if task.score is not None else None
+
+
+def interval(task: Task, logits: torch.Tensor, target: torch.Tensor, seed: int) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the monitored metric."""
+    if task.scores is not None:
+        return bootstrap(task.scores(logits, target), seed, groups=target if task.by_class else None)
+    if task.score is None:
+        return None
+    score = task.score
+    found = resampled(lambda some: score(logits[some], target[some]), len(target), seed, DRAWS)
+    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def gain(task: Task, new: torch.Tensor, old: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """(by how much `new` is better than `old` by the monitored metric, the standard error of that difference)"""
+    sign, n = 1 if task.mode == "max" else -1, len(target)
+    if task.scores is not None:
+        difference = sign * (task.scores(new, target).double() - task.scores(old, target).double())
+        return float(difference.mean()), float(difference.std()) / n**0.5
+    score = task.score
+    assert score is not None
+    found = resampled(lambda some: score(new[some], target[some]) - score(old[some], target[some]), n, 0, PAIRED)
+    return sign * float(score(new, target) - score(old, target)), float(found.std())
+
+
+def resampled(score: Callable[[torch.Tensor], torch.Tensor], n: int, seed: int, draws: int) -> torch.Tensor:
+    """(draws,) score(indices) of resamples with replacement (Efron 1979); those without a score are left out."""
+    generator = torch.Generator().manual_seed(rng.key(seed, "bootstrap"))
+    found = [float(score(torch.randint(n, (n,), generator=generator))) for _ in range(draws)]
+    return torch.tensor([value for value in found if value == value], dtype=torch.float64)
 
 
 def bootstrap(

@@ -53,7 +53,7 @@ def test_ridge_is_scikit_learns(n, width):
     from sklearn.linear_model import Ridge
 
     x, y = blobs(n, width)
-    weight, bias = heads.ridge(x, y, CLASSES, (3.0,))["ridge 3"]
+    weight, bias = heads.one_hot_ridge(x, y, CLASSES, (3.0,))["ridge 3"]
     inner = ((x - x.mean(0)) / x.std(0, correction=0)).double().numpy()
     found = Ridge(alpha=3.0 * n).fit(inner, np.eye(CLASSES)[y.numpy()]).predict(inner)
     np.testing.assert_allclose(((x @ weight.T + bias) / 10).numpy(), found, atol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,8 +18,16 @@ TARGET = torch.tensor([0, 1, 2])
 RIGHT = (0.7, 0.5, 0.1)  # the probability of the right class
 
 
+LABELS = ("asymmetric", "bce")  # of several classes an image, the target has a 0 or 1 for each
+NUMBERS = ("huber", "mae", "mse")
+
+
 def loss(name: str, logits: torch.Tensor = LOGITS, target: torch.Tensor = TARGET, **values) -> torch.Tensor:
-    return make(node("loss", name, **values))(logits, {"target": target})
+    made = make(node("loss", name, **values))
+    made = made(counts=(1, 2, 3), images=6) if isinstance(made, partial) else made
+    if name in LABELS + NUMBERS and target.ndim == 1:
+        target = torch.nn.functional.one_hot(target, logits.shape[1]).float()
+    return made(logits, {"target": target})
 
 
 def mean(of) -> float:
@@ -36,13 +45,13 @@ def test_a_loss_is_finite_and_differentiable_at_any_confidence(name, scale):
     assert logits.grad.isfinite().all() and (scale > 1 or logits.grad.abs().sum() > 0)
 
 
-@pytest.mark.parametrize("name", names("loss"))
+@pytest.mark.parametrize("name", sorted(set(names("loss")) - set(NUMBERS)))
 def test_a_loss_falls_when_the_right_logit_grows(name):
     values = [float(loss(name, LOGITS + more * torch.eye(3))) for more in torch.linspace(-3, 3, 13)]
     assert values == sorted(values, reverse=True) and values[0] > values[-1] + 0.1
 
 
-@pytest.mark.parametrize("name", names("loss"))
+@pytest.mark.parametrize("name", sorted(set(names("loss")) - {"corn"}))  # CORN's is one over those that reach a level
 def test_a_loss_is_the_mean_over_the_batch(name):
     each = [loss(name, LOGITS[i : i + 1], TARGET[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(loss(name), torch.stack(each).mean())
@@ -66,8 +75,57 @@ def test_a_loss_is_the_formula_of_its_paper(name, values, formula):
     assert float(loss(name, **values)) == pytest.approx(mean(formula), rel=1e-5)
 
 
+# logits, target -> the loss of one image, from the papers, in plain numbers
+OF_ONE = {
+    "bce": lambda z, y: sum(-math.log(sigmoid(a if b else -a)) for a, b in zip(z, y, strict=True)) / len(z),
+    "asymmetric": lambda z, y: sum(
+        -(1 - sigmoid(a)) * math.log(sigmoid(a)) if b else -(max(sigmoid(a) - 0.05, 0) ** 4)
+        * math.log(1 - max(sigmoid(a) - 0.05, 0)) for a, b in zip(z, y, strict=True)
+    ) / len(z),
+    "huber": lambda z, y: sum(
+        (a - b) ** 2 / 2 if abs(a - b) < 1 else abs(a - b) - 0.5 for a, b in zip(z, y, strict=True)
+    ) / len(z),
+    "mse": lambda z, y: sum((a - b) ** 2 for a, b in zip(z, y, strict=True)) / len(z),
+    "mae": lambda z, y: sum(abs(a - b) for a, b in zip(z, y, strict=True)) / len(z),
+}  # fmt: skip
+
+
+def sigmoid(a: float) -> float:
+    return 1 / (1 + math.exp(-a))
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_a_loss_of_labels_or_numbers_is_its_formula(name):
+    logits, target = torch.tensor([[1.5, -0.4, 0.3, -3.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    expected = OF_ONE[name](logits[0].tolist(), target[0].tolist())
+    assert float(loss(name, logits, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_corn_is_the_conditional_loss_of_each_level_among_those_that_reach_it():
+    p = LOGITS.exp()
+    above = [(p[:, 1] + p[:, 2]).tolist(), (p[:, 2] / (p[:, 1] + p[:, 2])).tolist()]  # P(y > k | y >= k)
+    first = -(math.log(1 - above[0][0]) + math.log(above[0][1]) + math.log(above[0][2])) / 3
+    second = -(math.log(1 - above[1][1]) + math.log(above[1][2])) / 2  # image 0 does not reach level 1
+    assert float(loss("corn")) == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_the_expected_level_adds_its_squared_distance():
+    p = LOGITS.exp().tolist()
+    away = [(0.5 * b + c - t) ** 2 for (_, b, c), t in zip(p, (0, 0.5, 1), strict=True)]
+    expected = mean(lambda q: -math.log(q)) + 2.0 * sum(away) / 3 * 3
+    assert float(loss("expected_level", weight=2.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_by_frequency_a_rare_class_counts_more():
+    logits, target = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
+    plain, weighed = float(loss("bce", logits, target)), float(loss("bce", logits, target, weights="frequency"))
+    assert weighed == pytest.approx(plain + (math.sqrt(5) - 1) * math.log(2) / 3)  # 1 of 6 images has the first class
+    with pytest.raises(ConfigError, match="loss.weights=often"):
+        loss("bce", weights="often")
+
+
 def test_every_loss_has_its_formula_here():
-    assert {name for name, _, _ in FORMULAS} == set(names("loss"))
+    assert {name for name, _, _ in FORMULAS} | {*OF_ONE, "corn", "expected_level"} == set(names("loss"))
 
 
 def test_label_smoothing_gives_a_part_to_all_classes():

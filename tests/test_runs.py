@@ -247,7 +247,8 @@ def test_stages_can_follow_later(zygote, small, tmp_path):
 
 @pytest.mark.parametrize("group", ["loss", "finetune", "optimizer", "scheduler", "augment"])
 def test_every_member_of_a_group_trains(zygote, small, group):
-    for option in sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")):
+    others = {"asymmetric", "bce", "huber", "mae", "mse"}  # losses of other tasks: see test_tasks.py
+    for option in sorted({p.stem for p in (ROOT / "configs" / group).glob("*.yaml")} - others):
         assert zygote.run(*small, f"{group}={option}", "trainer.max_epochs=1", "stages=[fit]") == 0, zygote.screen
 
 
@@ -266,7 +267,7 @@ def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tm
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/acc", "test/acc"} <= set(tags["scalars"])
-    assert set(tags["images"]) == {"train/images", "test/confusion"}
+    assert set(tags["images"]) == {"train/images", "test/predictions"}
     assert len(events.Scalars("val/acc")) == 3
 
 

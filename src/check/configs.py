@@ -1,7 +1,8 @@
 """configs/ read without Hydra, in milliseconds: the groups, their options, and what a choice of them composes to.
 
 A new yaml is known here without an edit. In a group, `base.yaml` is what the others share and no option. A defaults
-list may name files beside it (`- base`), `_self_`, and in a preset (`# @package _global_`) `- override /group: option`.
+list may name files beside it (`- base`), `_self_`, and `- override /group: option` (in a preset, `# @package _global_`)
+or `- override /group@_global_.group: option` (in an option of another group).
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def choices(chosen: Mapping[str, Any]) -> dict[str, Any]:
 def _overrides(name: str) -> Iterator[tuple[str, Any]]:
     file = read(name)
     for entry in (e for e in file.defaults if isinstance(e, dict)):
-        yield from ((key.removeprefix("override /"), value) for key, value in entry.items())
+        yield from ((key.removeprefix("override /").partition("@")[0], value) for key, value in entry.items())
     for entry in reversed([e for e in file.defaults if isinstance(e, str) and e != "_self_"]):
         yield from _overrides(f"{name.rpartition('/')[0]}/{entry}")
 

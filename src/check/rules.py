@@ -114,6 +114,11 @@ RULES: dict[str, Rule] = {
     "data.scan_limit": whole("1 <= x"),
     "data.cache_gb": number("0 <= x"),
     "data.split_seed": whole("0 <= x"),
+    "data.fold": whole("0 <= x") | NULL,
+    "data.folds": whole("2 <= x"),
+    "data.columns.target": TEXT | Rule("a list of columns", lambda v: _is_list(v) and v != []) | NULL,
+    "data.group": Rule("a column", TEXT.holds) | NULL,
+    "data.time": Rule("a column", TEXT.holds) | NULL,
     "data.count": whole("1 <= x"),
     "data.bad_images": one_of("error", "skip"),
     "data.resize": one_of("crop", "squash", "pad"),
@@ -137,6 +142,14 @@ RULES: dict[str, Rule] = {
     "loss.label_smoothing": number("0 <= x < 1"),
     "loss.gamma": number("0 <= x"),
     "loss.q": number("0 < x <= 1"),
+    "loss.weights": one_of("none", "frequency"),
+    "loss.negative": number("0 <= x"),
+    "loss.positive": number("0 <= x"),
+    "loss.margin": number("0 <= x < 1"),
+    "loss.delta": number("0 < x"),
+    "loss.weight": number("0 <= x"),
+    "task.separator": TEXT,
+    "task.labels.order": Rule("a list of levels, from low to high", lambda v: _is_list(v) and len(v) > 1) | NULL,
     "optimizer.lr": number("0 < x"),
     "optimizer.weight_decay": number("0 <= x"),
     "optimizer.momentum": number("0 <= x < 1"),
@@ -145,11 +158,15 @@ RULES: dict[str, Rule] = {
     "scheduler.warmup": number("0 <= x < 1"),
     "scheduler.shape.power": number("0 < x"),
     "scheduler.shape.decay": number("0 < x <= 1"),
-    "augment.scale": pair("0 < x <= 1"),
+    "augment.scale": pair("0 < x <= 1") | NULL,
     "augment.ratio": pair("0 < x"),
     "augment.flip": number("0 <= x <= 1"),
     "augment.erase": number("0 <= x <= 1"),
     "augment.policy": NODE | NULL,
+    "augment.policy.hue": number("0 <= x <= 0.5"),
+    "augment.policy.brightness": number("0 <= x"),
+    "augment.policy.contrast": number("0 <= x"),
+    "augment.policy.saturation": number("0 <= x"),
     "augment.policy.num_ops": whole("0 <= x"),
     "augment.policy.magnitude": whole("0 <= x <= 30"),
     "callbacks.deadline.seconds": number("0 < x") | NULL,
@@ -249,6 +266,9 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
             f"data.val_size={val} data.test_size={test}\n  Together they leave nothing to train on. "
             "Set them to parts that add up to less than 1."
         )
+    fold, folds = of("data.fold"), of("data.folds")
+    if _whole(fold) and _whole(folds) and fold >= folds:
+        yield f"data.fold={fold} data.folds={folds}\n  Folds are counted from 0: set data.fold to 0 … {folds - 1}."
     if of("resume") and of("init_from"):
         yield (
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "

@@ -7,13 +7,13 @@ import hashlib
 import io
 import os
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.contracts import UNLABELLED, DataError, Source, Split
+from src.contracts import DataError, Source
 from src.data.images import size_of
 
 Place = tuple[str, int]  # split, index there
@@ -22,16 +22,20 @@ Place = tuple[str, int]  # split, index there
 @dataclass(frozen=True)
 class Audit:
     images: dict[str, int]  # per split
-    counts: tuple[int, ...]  # training images of each class
-    constant: dict[str, float]  # split -> the accuracy of always answering its most frequent class
+    counts: tuple[int, ...]  # training images of each class; () where there are no classes
     short: tuple[int, ...]  # 10, 50 and 90 % quantile of the short side, in pixels
     aspect: tuple[float, ...]  # likewise of width / height
     looked: int  # images whose sizes were read
     copies: tuple[tuple[Place, ...], ...]  # groups of equal files
 
     @property
+    def each(self) -> float:
+        """Training images of a class, on average; of numbers, of a tenth of their range."""
+        return sum(self.counts) / len(self.counts) if self.counts else self.images["train"] / 10
+
+    @property
     def imbalance(self) -> float:
-        return max(self.counts) / max(min(self.counts), 1)
+        return max(self.counts) / max(min(self.counts), 1) if self.counts else 1.0
 
 
 def audit(source: Source, limit: int = 100_000) -> Audit:
@@ -43,15 +47,9 @@ def audit(source: Source, limit: int = 100_000) -> Audit:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
         sizes = [size for size in pool.map(size_of, paths) if size]
         equal = _equal(list(zip(places, paths, strict=True)), pool)
-    count = Counter(source.splits["train"].targets)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
-        counts=tuple(count[i] for i in range(len(source.classes))),
-        constant={
-            name: max(Counter(split.targets).values()) / len(split)
-            for name, split in source.splits.items()
-            if split.labelled
-        },
+        counts=source.labels.counts(source.splits["train"].targets, source.classes),
         short=_quantiles([min(size) for size in sizes]),
         aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
         looked=len(sizes),
@@ -93,7 +91,8 @@ def leaks(found: Audit) -> list[tuple[Place, Place]]:
 
 def contradictions(source: Source, found: Audit) -> int:
     """Groups of equal files that have several labels."""
-    labels = ({source.splits[name].targets[i] for name, i in group} - {UNLABELLED} for group in found.copies)
+    splits = {name: split for name, split in source.splits.items() if split.labelled}
+    labels = ({splits[name].targets[i] for name, i in group if name in splits} for group in found.copies)
     return sum(len(several) > 1 for several in labels)
 
 
@@ -111,14 +110,14 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
         return replace(source, notes=(*source.notes, f"LEAK: {what}. data.leak=drop removes them from train and val."))
     gone, splits = {copy for copy, _ in pairs}, {}
     for name, split in source.splits.items():
-        kept = [i for i in range(len(split)) if (name, i) not in gone]
-        splits[name] = Split(tuple(split.paths[i] for i in kept), tuple(split.targets[i] for i in kept))
+        splits[name] = split.only([i for i in range(len(split)) if (name, i) not in gone])
     for name in ("train", "val"):
-        lost = set(source.splits[name].targets) - set(splits[name].targets)
+        before, after = (source.labels.counts(s[name].targets, source.classes) for s in (source.splits, splits))
+        lost = [label for label, n, m in zip(source.classes, before, after, strict=False) if n and not m]
         if (lost and name == "train") or not len(splits[name]):
-            which = ", ".join(repr(source.classes[i]) for i in sorted(lost))
+            which = f" of {', '.join(map(repr, lost))}" if lost else ""
             raise DataError(
-                f"data.leak=drop: {what}; without them {name} would have no image of {which}.\n"
+                f"data.leak=drop: {what}; without them {name} would have no image{which}.\n"
                 "Add images of it, or set data.leak=warn."
             )
     return replace(source, splits=splits, notes=(*source.notes, f"Dropped {what} (data.leak=drop)."))
@@ -143,14 +142,13 @@ def _path(source: Source, place: Place) -> str:
 def card(source: Source, found: Audit) -> list[str]:
     """What the audit says, a sentence a line."""
     sizes = ", ".join(f"{name} {n:,}" for name, n in found.images.items())
-    few, many = min(found.counts), max(found.counts)
+    few, many = min(found.counts, default=3), max(found.counts, default=0)
     ratio = f"1 : {found.imbalance:.3g}"
-    lines = [f"{sizes} images, {len(found.counts)} classes of {few:,} to {many:,} training images ({ratio})"]
+    classes = f"{len(found.counts)} classes of {few:,} to {many:,} training images ({ratio})"
+    lines = [f"{sizes} images, {classes if found.counts else 'target ' + ', '.join(source.classes)}"]
     if found.short:
         low, middle, high = found.aspect
         lines.append(f"short side {found.short[1]} px, width / height {low:.2f} … {middle:.2f} … {high:.2f}")
-    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.constant.items() if name != "train")
-    lines.append(f"always the most frequent class would be right for {shares}")
     if repeated := sum(len(group) - 1 for group in found.copies):
         wrong = contradictions(source, found)
         lines.append(

@@ -27,7 +27,7 @@ def digits(cache: str | Path) -> Source:
     """
     root = lay_out(Path(cache) / "digits", _images())
     note = "digits: split by blocks of one writer each, 4 for train, 2 for val, 8 for test (src/data/digits.py)"
-    source = folder(root, val_size=0.0, test_size=0.0, split_seed=0)  # the sizes are not used: the splits are folders
+    source = folder(root)
     return replace(source, notes=(*source.notes, note))
 
 

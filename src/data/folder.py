@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from src.contracts import DataError, Source
 from src.data.images import EXTENSIONS
-from src.data.split import NAMES, UNDIVIDED, assemble, shorten
+from src.data.split import NAMES, UNDIVIDED, Division, Item, assemble
+from src.labels import Labels, OneClass, shorten
 
 LAYOUTS = (
     "A folder of images is laid out as ROOT/CLASS/*.jpg (divided by the template), or as ROOT/train/CLASS/*.jpg with "
@@ -20,15 +22,16 @@ _JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir"})  # hidden 
 _Found = dict[str, dict[str, list[str]]]  # folder in ROOT -> folder in that, or "" -> paths relative to ROOT
 
 
-def folder(root: str | Path, val_size: float = 0.15, test_size: float = 0.15, split_seed: int = 0) -> Source:
-    """-> the images under `root`, with the folder names of train as classes.
+def folder(root: str | Path, labels: Labels | None = None, **division: Any) -> Source:
+    """-> the images under `root`, with the folder names of train as classes, or as what else `labels` reads in them.
+    division: see Division.
 
     Without splits, train, val, and test are cut per class; with train but no val, val is cut out of train; with train
     and val but no test there is no test. Where no image of test lies in a class folder, they have no labels. Hidden
     files and folders, and files that are not images by their name, are left out. Raises DataError where there are no
     images, no class folders, or the classes differ between splits.
     """
-    root = existing(root)
+    root, how = existing(root), Division(**division)
     other: Counter[str] = Counter()
     found, stray = _scan(root, other)
     notes = [*_about_stray(stray, "the root"), *_about_other(other)]
@@ -37,21 +40,33 @@ def folder(root: str | Path, val_size: float = 0.15, test_size: float = 0.15, sp
         lying = f"{len(stray)} images, but not in class folders ({stray[0]}, ...)" if stray else "no images"
         raise DataError(f"data.root={root}: found {lying}. {LAYOUTS}{''.join(f' {note}' for note in notes)}")
     if splits is None:
-        rows = [(path, label) for label, subs in found.items() for path in chain.from_iterable(subs.values())]
+        rows = [Item(path, (label,)) for label, subs in found.items() for path in chain.from_iterable(subs.values())]
         empty = {label for label, subs in found.items() if not any(subs.values())}
-        return assemble(root, {UNDIVIDED: rows}, val_size, test_size, split_seed, empty, notes)
+        return assemble(root, {UNDIVIDED: rows}, _readable(root, labels, rows), how, empty, notes)
     items, named = {}, set()
     for name, top in splits.items():
-        items[name] = [(path, label) for label, paths in found[top].items() if label for path in paths]
+        items[name] = [Item(path, (label,)) for label, paths in found[top].items() if label for path in paths]
         if name == "test" and not items[name]:  # images without class folders: they are only to be predicted
-            items[name] = [(path, "") for path in found[top].get("", [])]
+            items[name] = [Item(path, ("",)) for path in found[top].get("", [])]
             continue
         named |= {label for label in found[top] if label}
         notes += _about_stray(found[top].get("", []), f"{top}/")
     if beside := sorted(set(found) - set(splits.values())):
         notes.append(f"Left out what lies beside the splits: {shorten(beside)}.")
-    empty = named - {label for rows in items.values() for _, label in rows}
-    return assemble(root, items, val_size, test_size, split_seed, empty, notes)
+    rows = [item for found in items.values() for item in found if item.cells[0]]
+    empty = named - {item.cells[0] for item in rows}
+    return assemble(root, items, _readable(root, labels, rows), how, empty, notes)
+
+
+def _readable(root: Path, labels: Labels | None, items: list[Item]) -> Labels:
+    labels = labels or OneClass()
+    wrong = {item.cells[0]: fault for item in items if (fault := labels.fault(item.cells))}
+    if wrong:
+        raise DataError(
+            f"data.root={root}: {len(wrong)} folder(s) are no labels of this task, such as {shorten(sorted(wrong))}: "
+            f"{next(iter(wrong.values()))}.\nRename them, list the images in a table (data=csv), or set another task."
+        )
+    return labels
 
 
 def existing(root: str | Path) -> Path:

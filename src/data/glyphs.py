@@ -42,7 +42,7 @@ def glyphs(cache: str | Path, count: int = 40_000, seed: int = 0) -> Source:
         )
     root = lay_out(Path(cache) / f"glyphs-{seed}-{count}", _images(count, seed))
     note = f"glyphs: {len(CHARACTERS)} printed characters from {len(FONTS)} fonts, 5 % for val and 5 % for test"
-    source = folder(root, val_size=0.0, test_size=0.0, split_seed=0)  # the sizes are not used: the splits are folders
+    source = folder(root)
     return replace(source, notes=(*source.notes, note))
 
 

@@ -7,14 +7,13 @@ import json
 import os
 import random
 import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from src.contracts import ConfigError, DataError, Source, Split
+from src.contracts import ConfigError, DataError, Source
 from src.data.images import probe
 
 
@@ -113,15 +112,15 @@ def _remember(file: Path, bad: dict[str, str]) -> None:
 def _without(source: Source, bad: dict[str, str]) -> Source:
     splits = {}
     for name, split in source.splits.items():
-        kept = [(path, target) for path, target in zip(split.paths, split.targets, strict=True) if path not in bad]
+        kept = [i for i, path in enumerate(split.paths) if path not in bad]
         if not kept:
             raise DataError(
                 f"data.bad_images=skip: none of the {len(split)} images of {name} can be decoded:\n"
                 f"{_listed({path: bad[path] for path in split.paths}, 5)}\nReplace them."
             )
-        splits[name] = Split(*(tuple(column) for column in zip(*kept, strict=True)))
-    before, after = Counter(source.splits["train"].targets), set(splits["train"].targets)
-    if lost := [source.classes[target] for target in before if source.classes and target not in after]:
+        splits[name] = split.only(kept)
+    before, after = (source.labels.counts(s["train"].targets, source.classes) for s in (source.splits, splits))
+    if lost := [name for name, n, m in zip(source.classes, before, after, strict=False) if n and not m]:
         raise DataError(
             f"data.bad_images=skip: no training image of {', '.join(map(repr, lost))} can be decoded:\n"
             f"{_listed(bad, 5)}\nReplace them, or remove the class."

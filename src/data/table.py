@@ -1,4 +1,4 @@
-"""Images and their classes listed in a CSV file: columns path, target and, if there is one, split."""
+"""Images and their labels listed in a CSV file: columns path, those of the label and, if there is one, split."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import io
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from src.contracts import UNLABELLED, DataError, Source
+from src.contracts import ConfigError, DataError, Source
 from src.data.folder import existing
-from src.data.split import NAMES, UNDIVIDED, assemble, shorten
+from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
+from src.labels import Cells, Labels, OneClass, shorten
 
 _EMPTY = frozenset({"", "nan", "#n/a"})  # how pandas and spreadsheets write "nothing"
 _Faults = dict[str, list[str]]  # kind of fault -> where
@@ -22,34 +26,58 @@ _Faults = dict[str, list[str]]  # kind of fault -> where
 def table(
     root: str | Path,
     table: str | Path,
-    val_size: float = 0.15,
-    test_size: float = 0.15,
-    split_seed: int = 0,
+    labels: Labels | None = None,
     path_column: str = "path",
-    target_column: str = "target",
+    target_column: str | Sequence[str] | None = None,
     split_column: str = "split",
+    group_column: str | None = None,
+    time_column: str | None = None,
+    **division: Any,
 ) -> Source:
     """-> the images of a UTF-8 table separated by commas, semicolons or tabs; paths are relative to `root`.
 
-    `table` is a file as given, or else relative to `root`. Without a split column the images are divided per class,
-    as `folder` does; with train rows but no val rows, val is cut out of train. A row that repeats another is left
-    out. A test split of which no row has a target is only predicted. Raises DataError with the row numbers (1 is the
-    header) of all faults: cells without a value, unknown splits, files that are missing or outside `root`, paths with
-    two targets or in two splits.
+    `table` is a file as given, or else relative to `root`. target_column: those of the label, None: as `labels` calls
+    them. Without a split column the images are divided per class, as `folder` does; with train rows but no val rows,
+    val is cut out of train. Rows of one group stay together, and so do those of neighbouring times. A row that repeats
+    another is left out. A test split of which no row has a label is only predicted. division: see Division. Raises
+    DataError with the row numbers (1 is the header) of all faults: cells without a value or that `labels` cannot read,
+    unknown splits, files that are missing or outside `root`, paths with two labels or in two splits.
     """
-    root = existing(root)
+    root, how, labels = existing(root), Division(**division), labels or OneClass()
     file = Path(table).expanduser()
     file = file if file.is_file() else root / file
     if not file.is_file():
         raise DataError(f"data.table={table}: no such file, neither as given nor as {file}. {_nearest(root, file)}")
     lines = rows(file)
     _, header = next(lines, (1, []))
-    names = [path_column, target_column, split_column]
+    if group_column and time_column:
+        raise ConfigError(
+            f"data.group={group_column} data.time={time_column}: both say which images stay together. Leave one out."
+        )
+    target_column = target_column or labels.columns
+    labels = labels.on([target_column] if isinstance(target_column, str) else target_column)
+    wanted = {"path": [path_column], "target": labels.columns, "split": [split_column]}
     if split_column == "split" and "split" not in header:
-        names.pop()  # nobody asked for it
-    columns = [_column(file, header, name, key) for name, key in zip(names, ("path", "target", "split"), strict=False)]
-    found, notes = _collect(root, file, lines, len(header), columns)
-    return assemble(root, found, val_size, test_size, split_seed, notes=notes)
+        wanted.pop("split")  # nobody asked for it
+    wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
+    columns = {key: [_column(file, header, name, key) for name in names] for key, names in wanted.items()}
+    found, notes = _collect(root, file, lines, len(header), columns, labels)
+    if time_column:
+        found = _by_time(found)
+        notes.append(f"Images of neighbouring {time_column} stay together, in {BLOCKS} blocks.")
+    return assemble(root, found, labels, how, notes=notes)
+
+
+def _by_time(found: Mapping[str, list[Item]]) -> dict[str, list[Item]]:
+    """The group of an item is its time; numbers are ordered as such, anything else as text (ISO dates are)."""
+    timed = {}
+    for name, items in found.items():
+        times = [item.group for item in items]
+        with suppress(ValueError):
+            times = [float(str(time)) for time in times]
+        numbered = zip(items, blocks(times, BLOCKS), strict=True)
+        timed[name] = [replace(item, group=(name, block)) for item, block in numbered]
+    return timed
 
 
 def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -73,54 +101,68 @@ def _column(file: Path, header: list[str], name: str, key: str) -> int:
         return header.index(name)
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in header], 1)
     guess = next((column for column in header if near and column.lower() == near[0]), "NAME")
+    how_many, word = (
+        "no" if name not in header else "more than one",
+        key if key in ("group", "time") else f"columns.{key}",
+    )
     raise DataError(
-        f"data.table={file}: {'no' if name not in header else 'more than one'} column {name!r}. "
-        f"Its columns: {', '.join(header) or 'none, the file is empty'}. Set data.columns.{key}={guess}."
+        f"data.table={file}: {how_many} column {name!r}. "
+        f"Its columns: {', '.join(header) or 'none, the file is empty'}. Set data.{word}={guess}."
     )
 
 
 def _collect(
-    root: Path, file: Path, rows: Iterator[tuple[int, list[str]]], width: int, columns: list[int]
-) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    root: Path,
+    file: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    width: int,
+    columns: Mapping[str, list[int]],
+    labels: Labels,
+) -> tuple[dict[str, list[Item]], list[str]]:
     faults: _Faults = defaultdict(list)
-    seen: dict[str, tuple[int, str, str]] = {}  # path -> row, target, split
+    seen: dict[str, tuple[int, Cells, str, str | None]] = {}  # path -> row, label, split, group
+    bundle = (columns.get("group") or columns.get("time") or [None])[0]
     fault_of = _Places(root)
     repeated = []
     for number, cells in rows:
         if len(cells) != width:
             faults[f"not {width} cells, as in the header"].append(f"row {number} ({len(cells)})")
             continue
-        path, target, split = (*(cells[i] for i in columns), "train")[:3]
-        name = (NAMES.get(split.lower()) or "") if len(columns) == 3 else UNDIVIDED
-        if wrong := _fault(path, target, name) or fault_of(path):
+        path, split = cells[columns["path"][0]], cells[columns["split"][0]] if "split" in columns else ""
+        target = tuple("" if cells[i].lower() in _EMPTY else cells[i] for i in columns["target"])
+        name = (NAMES.get(split.lower()) or "") if "split" in columns else UNDIVIDED
+        group = cells[bundle] if bundle is not None else None
+        unread = "" if name == "test" and not any(target) else labels.fault(target)
+        if wrong := _fault(path, name, group) or unread or fault_of(path):
             faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
             continue
-        path, target = posixpath.normpath(path), "" if target.lower() in _EMPTY else target
-        first, *before = seen.setdefault(path, (number, target, name))
-        if before[0] != target:
-            faults["one image with two targets"].append(f"rows {first} and {number} ({path!r}: {before[0]}, {target})")
-        elif before[1] != name:
-            faults["one image in two splits"].append(f"rows {first} and {number} ({path!r}: {before[1]}, {name})")
+        path = posixpath.normpath(path)
+        first, label, place, _ = seen.setdefault(path, (number, target, name, group))
+        if label != target:
+            told = f"{'; '.join(label)}, {'; '.join(target)}"
+            faults["one image with two targets"].append(f"rows {first} and {number} ({path!r}: {told})")
+        elif place != name:
+            faults["one image in two splits"].append(f"rows {first} and {number} ({path!r}: {place}, {name})")
         elif first != number:
             repeated.append(f"row {number}")
-    tested = [(number, target) for number, target, name in seen.values() if name == "test"]
-    if any(target for _, target in tested):
-        for number in (number for number, target in tested if not target):
+    tested = [(number, target) for number, target, name, _ in seen.values() if name == "test"]
+    if any(any(target) for _, target in tested):
+        for number in (number for number, target in tested if labels.fault(target)):
             faults["no target, but others of test have one"].append(f"row {number}")
     if faults:
         raise DataError(_describe(file, faults))
     found = defaultdict(list)
-    for path, (_, target, name) in seen.items():
-        found[name].append((path, target))
+    for path, (_, target, name, group) in seen.items():
+        found[name].append(Item(path, target, group))
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {_some(repeated)}."]
     return found, notes if repeated else []
 
 
-def _fault(path: str, target: str, split: str) -> str:
+def _fault(path: str, split: str, group: str | None) -> str:
     if path.lower() in _EMPTY:
         return "no path"
-    if target.lower() in _EMPTY and split != "test":
-        return "no target"
+    if group is not None and group.lower() in _EMPTY:
+        return "no group or time"
     return "" if split else f"split is none of {', '.join(NAMES)}"
 
 
@@ -177,10 +219,10 @@ def split_table(source: Source) -> str:
     """Which image is in which split, as a table that `data=csv data.table=…` reads back."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "split", "target"])
+    writer.writerow(["path", "split", *source.labels.columns])
     for name, split in source.splits.items():
         writer.writerows(
-            (path, name, "" if t == UNLABELLED else source.classes[t])
-            for path, t in zip(split.paths, split.targets, strict=True)
+            (path, name, *source.labels.text(target, source.classes))
+            for path, target in zip(split.paths, split.targets, strict=True)
         )
     return out.getvalue()

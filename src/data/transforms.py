@@ -43,18 +43,20 @@ def evaluation(spec: InputSpec, resize: str = "crop") -> Callable[[torch.Tensor]
 class Augment:
     """A random view for training: a random crop, resized, perhaps mirrored, then `policy`, one of torchvision's.
 
-    scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop).
+    scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop);
+    scale None: no crop, but the evaluation view by `resize`.
     flip: the probability of mirroring; the data say whether mirrored images keep their label.
     """
 
     def __init__(
         self,
         spec: InputSpec,
-        scale: Sequence[float] = (0.4, 1.0),
+        scale: Sequence[float] | None = (0.4, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         policy: Callable[[torch.Tensor], torch.Tensor] | None = None,
         erase: float = 0.0,
+        resize: str = "squash",
     ):
         if policy is not None and spec.channels not in (1, 3):
             raise ConfigError(
@@ -62,7 +64,9 @@ class Augment:
                 f"these images have {spec.channels}.\nUse augment=light or augment=none."
             )
         mode = InterpolationMode(spec.interpolation)
-        steps: list[Callable] = [v2.RandomResizedCrop(spec.size, list(scale), list(ratio), mode, antialias=True)]
+        steps: list[Callable] = [evaluation(spec, resize)]
+        if scale is not None:
+            steps = [v2.RandomResizedCrop(spec.size, list(scale), list(ratio), mode, antialias=True)]
         steps += [v2.RandomHorizontalFlip(flip)] if flip else []
         steps += [policy] if policy is not None else []
         steps += [v2.RandomErasing(erase, value=[round(255 * m) for m in spec.mean])] if erase else []

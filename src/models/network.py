@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src import folder as files
-from src.contracts import Backbone, ConfigError
+from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
 from src.models.weights import read_state, sha256, spec_from_dict
 
@@ -25,14 +25,27 @@ class Network(nn.Module):
     """(B, C, H, W) uint8, or float in 0..1 -> logits (B, outputs). Frozen modules stay in eval mode.
 
     stages: the head also reads all pooled stages, behind the last features. mirror: in eval mode the logits are the
-    mean of those of the image and of its mirror image (for a softmax: the mean of the log-probabilities).
+    mean of those of the image and of its mirror image (for a softmax: the mean of the log-probabilities). unit: shift
+    and scale (outputs,) of what the head puts out, so that it learns numbers near 0 and 1 whatever their unit is.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
 
-    def __init__(self, backbone: Backbone, outputs: int, stages: bool = False, mirror: bool = False):
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: int,
+        stages: bool = False,
+        mirror: bool = False,
+        unit: tuple[Sequence[float], Sequence[float]] | None = None,
+    ):
         super().__init__()
+        self.unit = unit
+        for name, values in zip(("shift", "scale"), unit or ((0.0,), (1.0,)), strict=True):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
         self.family, self.features, self.mirror = backbone.family, backbone.features, mirror
         self.batchnorm = backbone.batchnorm
@@ -53,7 +66,14 @@ class Network(nn.Module):
 
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         x = self.embed(image) if self.stages else self.backbone(self._normalised(image))
-        return self.head(self.dropout(x.to(self.head.weight.dtype)))
+        return self._in_unit(self.head(self.dropout(x.to(self.head.weight.dtype))))
+
+    def _in_unit(self, found: torch.Tensor) -> torch.Tensor:
+        return found.float() * self.scale + self.shift if self.unit else found
+
+    def standard(self, found: torch.Tensor) -> torch.Tensor:
+        """Outputs, or targets, as the head knows them: without their unit."""
+        return (found - self.shift) / self.scale if self.unit else found
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
         """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known)."""
@@ -70,9 +90,16 @@ class Network(nn.Module):
         device = self.head.weight.device
         self.head = nn.Linear(weight.shape[1], len(bias)).to(device)
         with torch.no_grad():
-            self.head.weight.copy_(weight)
-            self.head.bias.copy_(bias)
+            self.head.weight.copy_(weight.to(device) / self.scale[:, None])
+            self.head.bias.copy_(self.standard(bias.to(device)))
         self.mirror = mirror
+
+    def answers(self) -> Affine:
+        """The head as one on all that `embed` sees, in the unit of the outputs: what `answer` takes."""
+        weight = torch.zeros(self.head.out_features, self.width())
+        weight[:, : self.head.in_features] = self.head.weight.detach().float().cpu()
+        scale, shift = self.scale.cpu(), self.shift.cpu() if self.unit else 0.0
+        return weight * scale[:, None], self.head.bias.detach().float().cpu() * scale + shift
 
     def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""
@@ -125,6 +152,7 @@ def dry_run(network: Network, name: str) -> None:
 def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
     shape = {"outputs": network.head.out_features, "stages": network.stages, "mirror": network.mirror}
+    shape["unit"] = [list(part) for part in network.unit] if network.unit else None
     return {**facts, **shape, "input": asdict(network.spec)}
 
 
@@ -145,7 +173,7 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     build = dict(facts["build"])
     backbone = _builder(build.pop("_target_"))(**build)
     backbone = replace(backbone, spec=spec_from_dict(facts["input"]))
-    network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"])
+    network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
     network.load_state_dict(state)
     return network.eval(), facts
 

@@ -66,7 +66,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if not skip and any(mirror for *_, mirror in mine.values()):
         other = seen(run, network, "val", lambda image: network.embed(mirrored(image))).x
     train = fitted(run, network) if any(head for _, head, _ in mine.values()) else None
-    trained = closing = _head(network)
+    trained = closing = network.answers()
     weights = {"": (1.0, 0.0)}
     if train:
         assert run.task.close and run.task.weigh
@@ -89,26 +89,20 @@ def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:
     """The network's own head and one that is solved on `train`, as they were weighed."""
     assert run.task.close and run.task.mix
     closing = run.task.close(train.x, train.target, _column(network, train.x))
-    return run.task.mix(_head(network), closing, weights, train.target)
+    return run.task.mix(network.answers(), closing, weights, train.target)
 
 
 def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
     assert run.task.solve
     train = fitted(run, network) + val
     name = probe.read(run.home).name
-    best = run.task.solve(train.x, train.target, probe.columns(network, train.x), run.cfg["seed"], only=name)[0]
+    views = probe.columns(network, train.x)
+    best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=name)[0]
     return best.weight, best.bias
 
 
 def _column(network: Any, x: torch.Tensor) -> slice:
     return list(probe.columns(network, x).values())[-1]
-
-
-def _head(network: Any) -> Affine:
-    """The network's own head, as one on all that `embed` sees."""
-    weight = torch.zeros(network.head.out_features, network.width())
-    weight[:, : network.features] = network.head.weight.detach().float().cpu()
-    return weight, network.head.bias.detach().float().cpu()
 
 
 def fitted(run: Run, network: Any) -> Seen:

@@ -31,7 +31,7 @@ def pace(run: Run, device: str) -> Pace:
         batch = {name: value.to(device) for name, value in batch.items()}
         decoded = time.monotonic()
         module.train()
-        module.loss(module.network(batch["image"]), batch).backward()
+        module.objective(batch).backward()
         _wait(device)
         trained = time.monotonic()
         module.eval()

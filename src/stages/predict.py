@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -36,9 +37,14 @@ def predictions(
 
 def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     """All metrics of the task, from all predictions at once: the same numbers on any number of ranks."""
-    metrics = run.task.metrics()
+    metrics = run.task.metrics(**tuned(run))
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # every rank has every prediction already
     metrics.update(logits, target)
     found = {f"{split}/{name}": float(value) for name, value in metrics.compute().items()}
     return found | {f"{split}/images": len(target)}
+
+
+def tuned(run: Run) -> dict[str, Any]:
+    """What the task has tuned on val, for its metrics and what it says of an image."""
+    return dict(run.home.state().get("tuned", {}))

@@ -7,6 +7,7 @@ import csv
 import io
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,9 +43,10 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     network = run.network()
     x, target, chosen, most = _features(run, network, device, seconds)
     fewer = min(ASKED, most if seconds is None else most // 4)
-    solve = run.task.solve
-    assert solve is not None
-    heads = solve(x, target, columns(network, x), run.cfg["seed"])
+    assert run.task.solve is not None
+    groups = grouped(run, chosen)
+    solve = partial(run.task.solve, seed=run.cfg["seed"])
+    heads = solve(x, target, columns(network, x), groups=groups)
     last = next(head for head in heads if head.name.endswith(" on last"))
     best = heads[0]
     asked = sample(len(chosen), fewer, run.cfg["seed"])
@@ -52,7 +54,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     view = dict(list(columns(network, x).items())[-1:])
 
     def score(seen: torch.Tensor) -> float:
-        return _score(run, solve(seen, target[asked], view, run.cfg["seed"], only="lda")[0], target[asked])
+        head = solve(seen, target[asked], view, only="lda", groups=None if groups is None else groups[asked])[0]
+        return _score(run, head, target[asked])
 
     moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
     if "mirror" in questions:
@@ -66,11 +69,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", some, resize=policy))
     write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias), best.name))
-    listed = suspects(run, best, target, chosen)
-    folder.write(run.home.path / "suspects.csv", listed)
-    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4))]
-    if doubtful := listed.count("\n") - 1:
-        notes.append(f"{doubtful:,} training labels are contradicted by the other images (suspects.csv)")
+    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), suspects(run, best, target, chosen)]
     return Probed(
         head=best.name,
         score=_score(run, best, target),
@@ -86,9 +85,10 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
 def rank(run: Run, device: str, seconds: float | None = None) -> float:
     """The score of the best head on this network's features, to compare networks by."""
     network = run.network()
-    x, target, *_ = _features(run, network, device, seconds)
+    x, target, chosen, _ = _features(run, network, device, seconds)
     assert run.task.solve is not None
-    return _score(run, run.task.solve(x, target, columns(network, x), run.cfg["seed"])[0], target)
+    groups = grouped(run, chosen)
+    return _score(run, run.task.solve(x, target, columns(network, x), run.cfg["seed"], groups=groups)[0], target)
 
 
 def _features(
@@ -125,10 +125,16 @@ def targets(run: Run, split: str, only: list[int]) -> torch.Tensor:
     return torch.tensor([run.source.splits[split].targets[i] for i in only])
 
 
+def grouped(run: Run, only: list[int]) -> torch.Tensor | None:
+    """Which of these training images are held out together."""
+    groups = run.source.splits["train"].groups
+    return torch.tensor([groups[i] for i in only]) if groups else None
+
+
 def _score(run: Run, head: Head, target: torch.Tensor) -> float:
-    """The monitored metric, out of fold."""
-    assert head.logits is not None and run.task.scores is not None
-    return float(run.task.scores(head.logits, target).mean())
+    """The skill out of fold."""
+    assert head.logits is not None
+    return float(run.task.skill(head.logits, target))
 
 
 def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: torch.Tensor) -> float:
@@ -140,9 +146,9 @@ def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: t
         if rows:
             to = [j for j, _ in rows]
             logits[to] = seen[to] @ weight.T + bias
-    assert head.logits is not None and run.task.scores is not None
-    before = run.task.scores(head.logits[asked], target[asked])
-    return float((run.task.scores(logits, target[asked]) - before).mean())
+    assert head.logits is not None
+    before = run.task.skill(head.logits[asked], target[asked])
+    return float(run.task.skill(logits, target[asked]) - before)
 
 
 def write(run: Run, solved: Solved) -> None:
@@ -163,20 +169,16 @@ def read(home: Any) -> Solved:
 
 
 def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> str:
-    """Training images whose label the rest of them contradict: out of fold, another class is more likely than the
-    images of that class are on average (confident learning, Northcutt et al. 2021, eq. 1); the surest first."""
+    """Training images whose label the rest of them contradict, in suspects.csv; the surest first. -> a sentence."""
     assert head.logits is not None
-    p, paths = head.logits.float().softmax(1), run.source.splits["train"].paths
-    own = p[torch.arange(len(p)), target]
-    sure = torch.stack(
-        [p[target == c, c].mean() if (target == c).any() else torch.tensor(2.0) for c in range(p.shape[1])]
-    )
-    above = torch.where(p >= sure, p, 0.0)
-    other, out = above.argmax(1), io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(["path", "label", "rather", "probability/label", "probability/rather"])
-    found = torch.nonzero((above.max(1).values > 0) & (other != target))[:, 0]
-    for i in sorted(found.tolist(), key=lambda i: float(own[i] - p[i, other[i]])):
-        names = run.source.classes[int(target[i])], run.source.classes[int(other[i])]
-        rows.writerow([paths[chosen[i]], *names, f"{own[i]:.4f}", f"{p[i, other[i]]:.4f}"])
-    return out.getvalue()
+    found = run.task.doubts(head.logits, target) if run.task.doubts else []
+    if not found:
+        return ""
+    split, labels, out = run.source.splits["train"], run.source.labels, io.StringIO()
+    rows = csv.DictWriter(out, ["path", "label", *found[0][1]])
+    rows.writeheader()
+    for i, said in found:
+        label = "; ".join(labels.text(split.targets[chosen[i]], run.source.classes))
+        rows.writerow({"path": split.paths[chosen[i]], "label": label, **said})
+    folder.write(run.home.path / "suspects.csv", out.getvalue())
+    return f"{len(found):,} training labels are contradicted by the other images (suspects.csv)"

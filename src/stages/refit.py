@@ -6,6 +6,7 @@ from src import world
 from src.contracts import Run
 from src.stages.candidates import fitted, mixed, parts, restored
 from src.stages.fit import fork_of, trained
+from src.stages.predict import tuned
 
 
 def refit(run: Run) -> None:
@@ -30,6 +31,8 @@ def refit(run: Run) -> None:
         else:
             network.mirror = mirror
         epochs = int(run.home.metrics()["refit/epochs"])
-        sha256 = run.save(network, {"chosen": {"candidate": state["chosen"], "epoch": epochs - 1, "refit": True}})
+        sha256 = run.save(
+            network, {"chosen": {"candidate": state["chosen"], "epoch": epochs - 1, "refit": True}, "tuned": tuned(run)}
+        )
         run.home.update(weights=sha256)
     world.gather(None)  # the other ranks must not look for the model before it is there

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from src import folder, world
 from src.contracts import Run
 from src.stages import probe
 from src.stages.candidates import Candidate, candidates, epoch, file_of, parts, restored
-from src.stages.predict import measure
+from src.stages.predict import measure, tuned
+from src.stats import gain, metric
 
 MANY = 200  # images a class from which the head that was trained knows something that the closing head does not
 
@@ -17,6 +16,8 @@ def select(run: Run) -> None:
     found = candidates(run, names(run))
     chosen = choose(run, found)
     if run.leader:
+        if run.task.tune and len(chosen.target):
+            run.home.update(tuned=run.task.tune(chosen.logits, chosen.target))
         _ship(run, chosen)
         run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target) if len(chosen.target) else {})
         if run.cfg["recipe"] != "off":
@@ -29,8 +30,7 @@ def names(run: Run) -> list[str]:
     asked = str(run.cfg["select"])
     if asked != "auto":
         return [asked]
-    each = len(run.source.splits["train"]) / max(len(run.source.classes), 1)
-    closed = ["ema+closing", "ema+blend"] if each <= MANY else ["ema+blend", "ema+closing"]
+    closed = ["ema+closing", "ema+blend"] if run.audit.each <= MANY else ["ema+blend", "ema+closing"]
     if "rival" in run.home.state():
         closed = [f"soup+{c.partition('+')[2]}" for c in closed] + closed + ["rival+closing"]
     order = [*(closed if run.task.close else []), "ema", "last", "best"]
@@ -45,13 +45,11 @@ def choose(run: Run, found: list[Candidate]) -> Candidate:
     accuracy: the best on val 83.9, one standard error 84.1, two 84.5, always the first 84.5. (Two have lost 5 points
     since, to a probe that was right on four more of 30 images.)"""
     chosen = found[0]
-    if run.task.scores is None or not len(chosen.target):
+    if (run.task.scores is None and run.task.score is None) or len(chosen.target) < 2:
         return chosen
-    sign = 1 if run.task.mode == "max" else -1
-    scores = {c.name: sign * run.task.scores(c.logits, c.target).double() for c in found}
     for other in found[1:]:
-        gain = scores[other.name] - scores[chosen.name]
-        if len(gain) > 1 and float(gain.mean()) > 3 * float(gain.std()) / math.sqrt(len(gain)):
+        better, error = gain(run.task, other.logits, chosen.logits, chosen.target)
+        if better > 3 * error:
             chosen = other
     return chosen
 
@@ -64,15 +62,14 @@ def _ship(run: Run, chosen: Candidate) -> None:
         head = chosen.final()
     network.answer(*head, mirror=mirror)
     best = None if name == "probe" else epoch(file_of(run, name))
-    sha256 = run.save(network, {"chosen": {"candidate": chosen.name, "epoch": best}})
+    sha256 = run.save(network, {"chosen": {"candidate": chosen.name, "epoch": best}, "tuned": tuned(run)})
     run.home.update(chosen=chosen.name, mixed=chosen.weights, weights=sha256)
     run.home.add_metrics({} if best is None else {"select/epoch": best})
 
 
 def _tell(run: Run, found: list[Candidate], chosen: Candidate) -> None:
     """run.json, and recipe.md behind what was decided before the fit."""
-    scored = run.task.scores if len(chosen.target) else None
-    scores = {c.name: float(scored(c.logits, c.target).mean()) if scored else None for c in found}
+    scores = {c.name: metric(run.task, c.logits, c.target) if len(c.target) else None for c in found}
     run.home.update(candidates=scores)
     file = run.home.path / "recipe.md"
     before = file.read_text(encoding="utf-8").partition("\n## Candidates")[0] if file.is_file() else ""

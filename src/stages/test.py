@@ -8,9 +8,9 @@ import io
 import torch
 
 from src import folder
-from src.contracts import UNLABELLED, Run
-from src.stages.predict import measure, predictions
-from src.stats import bootstrap
+from src.contracts import Run
+from src.stages.predict import measure, predictions, tuned
+from src.stats import interval, metric
 
 
 def test(run: Run) -> None:
@@ -27,20 +27,21 @@ def test(run: Run) -> None:
         return
     headline = run.task.monitor.removeprefix("val/")
     found = measure(run, "test", logits, target)
-    if run.task.scores is not None:  # otherwise the metric is no mean over images
-        groups = target if run.task.by_class else None
-        low, high = bootstrap(run.task.scores(logits, target), seed=run.cfg["seed"], groups=groups)
-        found |= {f"test/{headline}/low": low, f"test/{headline}/high": high}
+    if bounds := interval(run.task, logits, target, run.cfg["seed"]):
+        found |= {f"test/{headline}/low": bounds[0], f"test/{headline}/high": bounds[1]}
+        blind = run.task.constant(torch.tensor(run.source.splits["train"].targets)).expand(len(target), -1)
+        found[f"test/{headline}/constant"] = metric(run.task, blind, target) or 0.0
     run.home.add_metrics(found)
 
 
 def table(run: Run, index: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> str:
     """path, target (where there is one), prediction, prob/<class>… of every test image."""
-    paths, out = run.source.splits["test"].paths, io.StringIO()
-    rows = run.task.decode(logits)
-    writer = csv.DictWriter(out, ["path", "target", *rows[0]])
+    paths, labels, out = run.source.splits["test"].paths, run.source.labels, io.StringIO()
+    rows = run.task.decode(logits, **tuned(run))
+    named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
+    writer = csv.DictWriter(out, ["path", *named, *rows[0]])
     writer.writeheader()
     for i, truth, row in zip(index.tolist(), target.tolist(), rows, strict=True):
-        named = "" if truth == UNLABELLED else run.source.classes[truth]
-        writer.writerow({"path": paths[i], "target": named, **row})
+        told = labels.text(truth, run.source.classes) if run.source.splits["test"].labelled else ("",) * len(named)
+        writer.writerow({"path": paths[i], **dict(zip(named, told, strict=True)), **row})
     return out.getvalue()

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from src import folder, rng
-from src.contracts import UNLABELLED, Run
+from src.contracts import Run
 from src.stages.embed import embed
 
 # The cosine of standardised features. Measured on three sets (MobileNetV2, 128 px, 600 against 200 images): an image
@@ -62,8 +62,8 @@ def _path(run: Run, place: tuple[str, int]) -> str:
 
 
 def _label(run: Run, place: tuple[str, int]) -> str:
-    target = run.source.splits[place[0]].targets[place[1]]
-    return "" if target == UNLABELLED else run.source.classes[target]
+    split = run.source.splits[place[0]]
+    return "; ".join(run.source.labels.text(split.targets[place[1]], run.source.classes)) if split.labelled else ""
 
 
 def _table(run: Run, found: list) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.utilities import dim_zero_cat
 
 
 class Mean(Metric):
@@ -86,3 +87,24 @@ class ECE(MulticlassCalibrationError):
 
     def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
         super().update(logits.softmax(1), target)
+
+
+class Whole(Metric):
+    """score(logits (N, …), target (N, …)) -> scalar of all images at once: what is no mean over them."""
+
+    full_state_update = False
+    logits: list[torch.Tensor]
+    target: list[torch.Tensor]
+
+    def __init__(self, score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.score = score
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("target", [], dist_reduce_fx="cat")
+
+    def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
+        self.logits.append(logits)
+        self.target.append(target)
+
+    def compute(self) -> torch.Tensor:
+        return self.score(dim_zero_cat(self.logits), dim_zero_cat(self.target)).float()

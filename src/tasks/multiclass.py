@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, one_hot
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.contracts import Task
+from src.tasks.figures import confusion
 from src.tasks.heads import close, mix, solve, weigh
-from src.tasks.metrics import AUROC, ECE, BalancedAccuracy, Mean
 
 
 def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -34,10 +32,43 @@ def brier(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (logits.float().softmax(1) - one_hot(target, logits.shape[1])).square().sum(1)
 
 
-def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
+def constant(target: torch.Tensor, classes: int) -> torch.Tensor:
+    """The log of how frequent the classes are."""
+    return (torch.bincount(target, minlength=classes).clamp(min=0.5) / len(target)).log()
+
+
+def probabilities(logits: torch.Tensor, classes: tuple[str, ...]) -> list[dict[str, float]]:
+    return [{f"prob/{c}": v for c, v in zip(classes, row, strict=True)} for row in logits.float().softmax(1).tolist()]
+
+
+def doubts(logits: torch.Tensor, target: torch.Tensor, classes: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """Another class is more likely than the images of that class are on average (confident learning, Northcutt et al.
+    2021, eq. 1)."""
+    p = logits.float().softmax(1)
+    own = p[torch.arange(len(p)), target]
+    sure = torch.stack(
+        [p[target == c, c].mean() if (target == c).any() else torch.tensor(2.0) for c in range(p.shape[1])]
+    )
+    above = torch.where(p >= sure, p, 0.0)
+    other = above.argmax(1)
+    found = torch.nonzero((above.max(1).values > 0) & (other != target))[:, 0]
+    rows = []
+    for i in sorted(found.tolist(), key=lambda i: float(own[i] - p[i, other[i]])):
+        rather, chance = classes[int(other[i])], f"{p[i, other[i]]:.4f}"
+        rows.append((i, {"rather": rather, "probability/label": f"{own[i]:.4f}", "probability/rather": chance}))
+    return rows
+
+
+def multiclass(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = None) -> Task:
     n = len(classes)
 
-    def metrics() -> MetricCollection:
+    def metrics() -> Any:
+        # imported here, since predicting needs no metrics
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        from src.tasks.metrics import AUROC, ECE, BalancedAccuracy, Mean
+
         # logits go in, so nothing here may be rounded first; the calibration error uses 15 bins as Guo et al. 2017
         return MetricCollection(
             {
@@ -53,25 +84,28 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str) -> Task:
         )
 
     def decode(logits: torch.Tensor) -> list[dict[str, Any]]:
-        p = logits.float().softmax(1)
-        rows = zip(p.argmax(1).tolist(), p.tolist(), strict=True)
-        return [
-            {"prediction": classes[best]} | {f"prob/{c}": v for c, v in zip(classes, row, strict=True)}
-            for best, row in rows
-        ]
+        best = logits.argmax(1).tolist()
+        rows = zip(best, probabilities(logits, classes), strict=True)
+        return [{"prediction": classes[i], **row} for i, row in rows]
 
     scores = {"val/acc": right, "val/balanced_acc": balanced, "val/nll": nll, "val/brier": brier}.get(monitor)
+    good = balanced if monitor == "val/balanced_acc" else right
     heads = {"classes": n, "uniform": monitor == "val/balanced_acc"}
     return Task(
         outputs=n,
         monitor=monitor,
         mode=mode,
         metrics=metrics,
-        scores=scores,
         decode=decode,
+        scores=scores,
+        score=None,
+        skill=lambda logits, target: good(logits, target).mean(),
+        constant=partial(constant, classes=n),
         by_class=monitor == "val/balanced_acc",
         solve=partial(solve, **heads),
         close=partial(close, **heads),
         weigh=weigh,
         mix=partial(mix, uniform=heads["uniform"]),
+        doubts=partial(doubts, classes=classes),
+        figure=confusion,
     )

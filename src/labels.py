@@ -1,0 +1,256 @@
+"""How labels are read from a folder's name or a table's cells, checked, and written back."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import correlation
+from typing import Any, Self
+
+from src.contracts import UNLABELLED, DataError
+
+Cells = tuple[str, ...]  # what one image has in the label's columns; a folder's name is one cell
+BINS = 10  # of numbers, by which they are divided as classes are
+SERIES = 50  # images from which neighbours can be told to be alike,
+ALIKE = 0.5  # by the correlation of their numbers
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """'a', 'b' and 7 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+@dataclass(frozen=True)
+class Labels(ABC):
+    """A kind of label. `columns` are those of a table that hold it."""
+
+    columns: Sequence[str] = ("target",)
+
+    def on(self, columns: Sequence[str]) -> Self:
+        return replace(self, columns=tuple(columns))
+
+    def fault(self, cells: Cells) -> str:
+        """Why these cells cannot be read, or ''. Empty ones come only where an image has no label."""
+        return "" if all(cells) else "no target"
+
+    @abstractmethod
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        """(what is read, split -> all cells of it) -> the names of the classes, levels or numbers, of which `train` has
+        images; it is there also where nothing is divided yet. Raises DataError where they cannot be learnt."""
+
+    @abstractmethod
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], Any]:
+        """-> (cells -> target)."""
+
+    @abstractmethod
+    def text(self, target: Any, classes: tuple[str, ...]) -> Cells:
+        """What `encoder` reads back."""
+
+    @abstractmethod
+    def strata(self, targets: Sequence[Any]) -> list[tuple]:
+        """What each image counts as where images are divided: all splits get their part of each."""
+
+    def counts(self, targets: Sequence[Any], classes: tuple[str, ...]) -> tuple[int, ...]:
+        """How many images each class has; () where there are no classes."""
+        count = Counter(targets)
+        return tuple(count[i] for i in range(len(classes)))
+
+    def serial(self, targets: Sequence[Any]) -> bool:
+        """Whether neighbours, in the order of their names, are so alike that they are one scene."""
+        return False
+
+    def blank(self, classes: tuple[str, ...]) -> Any:
+        """The target of an image that is only to be predicted."""
+        return UNLABELLED
+
+
+@dataclass(frozen=True)
+class OneClass(Labels):
+    """The name of one class; the target is its place in the sorted list."""
+
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        counts = {split: Counter(cell for (cell,) in items if cell) for split, items in found.items()}
+        names = _known(where, counts)
+        if len(names) == 1:
+            sizes = ", ".join(f"{split} {sum(count.values())}" for split, count in counts.items())
+            raise DataError(f"{where}: found one class only, {names[0]!r} ({sizes}). Telling classes apart needs two.")
+        return names
+
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], int]:
+        index = {name: i for i, name in enumerate(classes)}
+        return lambda cells: index[cells[0]]
+
+    def text(self, target: int, classes: tuple[str, ...]) -> Cells:
+        return ("" if target == UNLABELLED else classes[target],)
+
+    def strata(self, targets: Sequence[int]) -> list[tuple]:
+        return [(target,) for target in targets]
+
+
+@dataclass(frozen=True)
+class ManyClasses(Labels):
+    """Any number of classes in one cell; the target has a 0 or 1 for each. An empty cell: none of them."""
+
+    columns: Sequence[str] = ("labels",)
+    separator: str = "|"
+
+    def fault(self, cells: Cells) -> str:
+        return ""
+
+    def _names(self, cells: Cells) -> list[str]:
+        return [name for part in cells[0].split(self.separator) if (name := part.strip())]
+
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        counts = {split: Counter(name for one in items for name in self._names(one)) for split, items in found.items()}
+        return _known(where, counts)
+
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], tuple[float, ...]]:
+        def encode(cells: Cells) -> tuple[float, ...]:
+            there = set(self._names(cells))
+            return tuple(float(name in there) for name in classes)
+
+        return encode
+
+    def text(self, target: tuple[float, ...], classes: tuple[str, ...]) -> Cells:
+        return (self.separator.join(name for name, there in zip(classes, target, strict=True) if there > 0),)
+
+    def strata(self, targets: Sequence[tuple[float, ...]]) -> list[tuple]:
+        return [tuple(i for i, there in enumerate(target) if there) or (-1,) for target in targets]
+
+    def counts(self, targets: Sequence[tuple[float, ...]], classes: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(int(sum(column)) for column in zip(*targets, strict=True))
+
+    def blank(self, classes: tuple[str, ...]) -> tuple[float, ...]:
+        return (float(UNLABELLED),) * len(classes)
+
+
+@dataclass(frozen=True)
+class Levels(Labels):
+    """One of several levels in a stated order; the target is its place. order: from low to high; None: of numbers."""
+
+    order: Sequence[str | int | float] | None = None
+
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        counts = {split: Counter(cell for (cell,) in items if cell) for split, items in found.items()}
+        if self.order is None:
+            names = sorted({name for count in counts.values() for name in count})
+            words = [name for name in names if not _is_number(name)]
+            if words:
+                raise DataError(
+                    f"{where}: the levels {shorten(words)} are no numbers, so their order is not known.\n"
+                    f"Set task.labels.order=[{','.join(names[:12])}] from low to high."
+                )
+            names.sort(key=float)
+        else:
+            names = [str(level) for level in self.order]
+            told = sorted({name for count in counts.values() for name in count} - set(names))
+            if told or len(set(names)) < len(names):
+                what = f"misses {shorten(told)}" if told else "names a level twice"
+                raise DataError(
+                    f"task.labels.order={names} {what} ({where}).\nName every level once, from low to high."
+                )
+        train = counts.get("train", Counter())
+        if len(train) < 2:
+            raise DataError(f"{where}: train has {len(set(train))} level(s), {shorten(sorted(train))}; it needs two.")
+        return tuple(names)
+
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], int]:
+        index = {name: i for i, name in enumerate(classes)}
+        return lambda cells: index[cells[0]]
+
+    def text(self, target: int, classes: tuple[str, ...]) -> Cells:
+        return ("" if target == UNLABELLED else classes[target],)
+
+    def strata(self, targets: Sequence[int]) -> list[tuple]:
+        return [(target,) for target in targets]
+
+
+@dataclass(frozen=True)
+class Numbers(Labels):
+    """A number in each column; the target is a tuple of floats."""
+
+    def fault(self, cells: Cells) -> str:
+        if not all(cells):
+            return "no target"
+        wrong = [cell for cell in cells if not _is_number(cell)]
+        return f"not a number, as 1.5 is ({', '.join(map(repr, wrong))})" if wrong else ""
+
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        train = [cells for cells in found.get("train", ()) if all(cells)]
+        for i, name in enumerate(self.columns):
+            values = {float(cells[i]) for cells in train}
+            if len(values) < 2:
+                value = f"always {values.pop():g}" if values else "never there"
+                raise DataError(
+                    f"{where}: {name!r} is {value} in train, so there is nothing to learn.\n"
+                    "Bring images with other values, or name another column with data.columns.target."
+                )
+        return tuple(self.columns)
+
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], tuple[float, ...]]:
+        return lambda cells: tuple(map(float, cells))
+
+    def text(self, target: tuple[float, ...], classes: tuple[str, ...]) -> Cells:
+        return tuple("" if math.isnan(value) else repr(value) for value in target)
+
+    def strata(self, targets: Sequence[tuple[float, ...]]) -> list[tuple]:
+        """By the place of the first number among all: ten bins."""
+        order = sorted(range(len(targets)), key=lambda i: targets[i][0])
+        found: list[tuple] = [()] * len(targets)
+        for place, i in enumerate(order):
+            found[i] = (BINS * place // len(targets),)
+        return found
+
+    def counts(self, targets: Sequence[tuple[float, ...]], classes: tuple[str, ...]) -> tuple[int, ...]:
+        return ()
+
+    def serial(self, targets: Sequence[tuple[float, ...]]) -> bool:
+        """By the correlation of each first number with that of the next image."""
+        values = [target[0] for target in targets]
+        if len(values) < SERIES or len(set(values[:-1])) < 2 or len(set(values[1:])) < 2:
+            return False
+        return correlation(values[:-1], values[1:]) > ALIKE
+
+    def blank(self, classes: tuple[str, ...]) -> tuple[float, ...]:
+        return (math.nan,) * len(classes)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def _known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
+    """The classes of train, sorted; raises where a split has others."""
+    _refuse_lookalikes(where, {label for count in counts.values() for label in count})
+    train = counts.get("train")
+    if not train:
+        sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
+        raise DataError(f"{where}: no images to train on ({sizes}). Put images into the train split.")
+    for split, count in counts.items():
+        if strange := sorted(set(count) - set(train)):
+            listed = ", ".join(f"{label!r} ({count[label]} images)" for label in strange[:10])
+            raise DataError(
+                f"{where}: {split} has {len(strange)} class(es) of which train has no image: {listed}.\n"
+                f"Train has {shorten(sorted(train))}. Add training images of them, or leave them out of {split}."
+            )
+    return tuple(sorted(train))
+
+
+def _refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+        if key in seen:
+            raise DataError(
+                f"{where}: the classes {ascii(seen[key])} and {ascii(label)} differ only in upper and lower case or in "
+                "how Unicode writes an accent, so they are probably one. Give them one name, or two clearer ones."
+            )
+        seen[key] = label
