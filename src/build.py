@@ -113,7 +113,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     r.loaders.refuse_too_few()
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
-    suits(cfg, trial, r)
+    suits(cfg, trial, r.task)
     tried(trial.optimizer, trial.groups)
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
@@ -141,20 +141,14 @@ def card(r: Run) -> list[str]:
     return [*audit_card(r.source, r.audit), *said]
 
 
-def suits(cfg: dict[str, Any], trial: Module, r: Run) -> None:
-    """The loss is asked once for what it says to the first targets, so that one of another task is known now."""
-    split, outputs = r.source.splits["train"], torch.zeros(2, r.task.outputs)
-    batch = {"target": trial.network.standard(torch.tensor(split.targets[:2])), "index": torch.arange(2)}
-    try:
-        found = trial.loss(outputs, batch)
-        fits = found.ndim == 0 and bool(torch.isfinite(found))
-    except (RuntimeError, IndexError, ValueError, TypeError):
-        fits = False
-    if not fits:
-        name, task = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
+def suits(cfg: dict[str, Any], trial: Module, task: Task) -> None:
+    """Raises where the loss is for another kind of target: it might train without a word, towards nothing."""
+    takes = getattr(trial.loss, "takes", task.target)
+    if takes != task.target:
+        name, kind = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
         raise ConfigError(
-            f"loss {name} cannot take the targets of task={task} ({r.task.outputs} outputs, targets as "
-            f"{split.targets[0]}).\nLeave loss out: the task brings its own."
+            f"loss={name} cannot take the targets of task={kind}: it is for {takes}, and they are {task.target}.\n"
+            "Leave loss out (the task brings its own), or choose one that is for them."
         )
 
 

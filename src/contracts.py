@@ -113,6 +113,7 @@ class Task:
     """What differs between kinds of target. Logits are what the network puts out: of a regression, the numbers."""
 
     outputs: int  # width of the head
+    target: str  # class (an index) | labels (0 or 1 for each) | numbers; a loss says in `takes` which it is for
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
     metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)

@@ -476,7 +476,7 @@ def test_all_faults_of_a_table_are_listed_with_their_rows(tmp_path):
     ]
     said = refusal(root, write_table(root, rows, header=("path", "target", "split")))
     lines = dict(line.strip().split(": ", 1) for line in said.split("\n") if line.startswith("  "))
-    assert "12 row(s)" in said and "row 15" not in said
+    assert "11 row(s)" in said and "row 15" not in said
     assert "row 3" in lines["no target"] and "row 4" in lines["no target"]
     assert lines["no such file in data.root"] == "row 5 ('none.png')"
     assert [f"row {row} " in lines["absolute or with '..'; paths are relative to data.root"] for row in (6, 7)] == [
@@ -486,9 +486,17 @@ def test_all_faults_of_a_table_are_listed_with_their_rows(tmp_path):
         True
     ] * 2
     assert lines["one image with two targets"] == "rows 2 and 10 ('a.png': cat, dog)"
-    assert lines["one image in two splits"] == "rows 2 and 11 ('a.png': train, val)"
     assert lines["split is none of train, val, valid, validation, dev, test"] == "row 12 ('holdout')"
     assert "row 13" in lines["no path"] and lines["not 3 cells, as in the header"] == "row 14 (2)"
+
+
+def test_an_image_in_two_splits_is_a_leak(tmp_path):
+    tree(tmp_path, *(f"{i}.png" for i in range(6)))
+    rows = [*([f"{i}.png", "ab"[i % 2], "train"] for i in range(6)), ["0.png", "a", "test"], ["1.png", "b", "val"]]
+    source = table(tmp_path, write_table(tmp_path, rows, header=("path", "target", "split")))
+    pairs = audit.leaks(audit.audit(source))
+    assert pairs == [(("train", 0), ("test", 0)), (("train", 1), ("val", 0))]
+    assert splits(audit.without_leaks(source, pairs, "drop")) == {"train": 4, "val": 1, "test": 1}
 
 
 def test_only_ten_rows_of_a_fault_are_listed_but_all_are_counted(tmp_path):

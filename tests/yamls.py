@@ -15,6 +15,7 @@ def names(group: str) -> list[str]:
 def node(group: str, name: str, /, **values: Any) -> dict[str, Any]:
     """The yaml with `values` in place of its own; a value that it does not have is a mistake of the test."""
     cfg = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    for key in {"defaults"} | ({"labels"} if group == "task" else set()):  # the latter are for the data
+        cfg.pop(key, None)
     assert set(values) <= set(cfg), f"{name}.yaml has no {set(values) - set(cfg)}"
-    found = OmegaConf.to_container(OmegaConf.merge(cfg, values), resolve=True)
-    return {key: value for key, value in found.items() if (group, key) != ("task", "labels")}  # those the data read
+    return OmegaConf.to_container(OmegaConf.merge(cfg, values), resolve=True)

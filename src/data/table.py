@@ -39,9 +39,10 @@ def table(
     `table` is a file as given, or else relative to `root`. target_column: those of the label, None: as `labels` calls
     them. Without a split column the images are divided per class, as `folder` does; with train rows but no val rows,
     val is cut out of train. Rows of one group stay together, and so do those of neighbouring times. A row that repeats
-    another is left out. A test split of which no row has a label is only predicted. division: see Division. Raises
-    DataError with the row numbers (1 is the header) of all faults: cells without a value or that `labels` cannot read,
-    unknown splits, files that are missing or outside `root`, paths with two labels or in two splits.
+    another is left out; an image in two splits is a leak (`data.leak`). A test split of which no row has a label is
+    only predicted. division: see Division. Raises DataError with the row numbers (1 is the header) of all faults: cells
+    without a value or that `labels` cannot read, unknown splits, files that are missing or outside `root`, paths with
+    two labels.
     """
     root, how, labels = existing(root), Division(**division), labels or OneClass()
     file = Path(table).expanduser()
@@ -120,7 +121,9 @@ def _collect(
     labels: Labels,
 ) -> tuple[dict[str, list[Item]], list[str]]:
     faults: _Faults = defaultdict(list)
-    seen: dict[str, tuple[int, Cells, str, str | None]] = {}  # path -> row, label, split, group
+    seen: dict[str, tuple[int, Cells]] = {}  # path -> row, label
+    found: dict[str, dict[str, Item]] = defaultdict(dict)  # split -> path -> item
+    lines: dict[tuple[str, str], int] = {}
     bundle = (columns.get("group") or columns.get("time") or [None])[0]
     fault_of = _Places(root)
     repeated = []
@@ -137,25 +140,23 @@ def _collect(
             faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
             continue
         path = posixpath.normpath(path)
-        first, label, place, _ = seen.setdefault(path, (number, target, name, group))
+        first, label = seen.setdefault(path, (number, target))
         if label != target:
             told = f"{'; '.join(label)}, {'; '.join(target)}"
             faults["one image with two targets"].append(f"rows {first} and {number} ({path!r}: {told})")
-        elif place != name:
-            faults["one image in two splits"].append(f"rows {first} and {number} ({path!r}: {place}, {name})")
-        elif first != number:
+        elif path in found[name]:
             repeated.append(f"row {number}")
-    tested = [(number, target) for number, target, name, _ in seen.values() if name == "test"]
-    if any(any(target) for _, target in tested):
-        for number in (number for number, target in tested if labels.fault(target)):
-            faults["no target, but others of test have one"].append(f"row {number}")
+        else:
+            found[name][path] = Item(path, target, group)
+            lines[name, path] = number
+    tested = found.get("test", {}).values()
+    if any(any(item.cells) for item in tested):
+        for item in (item for item in tested if labels.fault(item.cells)):
+            faults["no target, but others of test have one"].append(f"row {lines['test', item.path]}")
     if faults:
         raise DataError(_describe(file, faults))
-    found = defaultdict(list)
-    for path, (_, target, name, group) in seen.items():
-        found[name].append(Item(path, target, group))
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {_some(repeated)}."]
-    return found, notes if repeated else []
+    return {name: list(items.values()) for name, items in found.items()}, notes if repeated else []
 
 
 def _fault(path: str, split: str, group: str | None) -> str:

@@ -13,6 +13,8 @@ class Huber(nn.Module):
     """(found (B, T), batch with target (B, T)) -> the mean; squared up to delta, then straight (Huber 1964): targets
     that are far out do not rule."""
 
+    takes = "numbers"
+
     def __init__(self, delta: float = 1.0):
         super().__init__()
         self.delta = delta
@@ -24,12 +26,16 @@ class Huber(nn.Module):
 class MSE(nn.Module):
     """(found (B, T), batch with target (B, T)) -> the mean of the squared error: predicts the mean."""
 
+    takes = "numbers"
+
     def forward(self, found: torch.Tensor, batch: Batch) -> torch.Tensor:
         return mse_loss(found, batch["target"])
 
 
 class MAE(nn.Module):
     """(found (B, T), batch with target (B, T)) -> the mean of the absolute error: predicts the median."""
+
+    takes = "numbers"
 
     def forward(self, found: torch.Tensor, batch: Batch) -> torch.Tensor:
         return l1_loss(found, batch["target"])

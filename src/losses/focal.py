@@ -9,6 +9,8 @@ from torch import nn
 class Focal(nn.Module):
     """(logits (B, C), batch with target (B,) int) -> mean of -(1 - p_t)^gamma log p_t. gamma 0 is cross-entropy."""
 
+    takes = "class"
+
     def __init__(self, gamma: float = 2.0):
         super().__init__()
         self.gamma = gamma

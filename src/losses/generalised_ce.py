@@ -11,6 +11,8 @@ from src.contracts import ConfigError
 class GeneralisedCE(nn.Module):
     """(logits (B, C), batch with target (B,) int) -> mean of (1 - p_t^q) / q, 0 < q <= 1 (arXiv:1805.07836)."""
 
+    takes = "class"
+
     def __init__(self, q: float = 0.7):
         super().__init__()
         if not 0 < q <= 1:

@@ -14,6 +14,8 @@ class Corn(nn.Module):
     eq. 6): for each level the chance to be above it, among those that reach it, each level counting the same. The
     paper's K - 1 logits are here the log-odds that a softmax over K implies, so that all else treats it as classes."""
 
+    takes = "class"
+
     def forward(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         target = batch["target"][:, None]
         log_p = logits.float().log_softmax(1)
@@ -29,6 +31,8 @@ class Corn(nn.Module):
 class ExpectedLevel(nn.Module):
     """(logits (B, K), batch with target (B,) int) -> cross-entropy plus `weight` times the squared distance of the
     expected level from the target, in units of the whole range."""
+
+    takes = "class"
 
     def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0):
         super().__init__()

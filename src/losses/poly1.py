@@ -10,6 +10,8 @@ from torch.nn.functional import cross_entropy
 class Poly1(nn.Module):
     """(logits (B, C), batch with target (B,) int) -> mean of CE + epsilon (1 - p_t), eq. 6 of the paper."""
 
+    takes = "class"
+
     def __init__(self, epsilon: float = 1.0, label_smoothing: float = 0.0):
         super().__init__()
         self.epsilon, self.label_smoothing = epsilon, label_smoothing

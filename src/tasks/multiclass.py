@@ -93,6 +93,7 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str, targets: Any =
     heads = {"classes": n, "uniform": monitor == "val/balanced_acc"}
     return Task(
         outputs=n,
+        target="class",
         monitor=monitor,
         mode=mode,
         metrics=metrics,

@@ -15,7 +15,7 @@ from src.tasks.linear import Method, crossed, folds, moved, ridge, summed, varyi
 
 RIDGE = (0.3, 3.0, 30.0)
 DECAY = 3e-2  # of the logistic head's weights
-MOST = 5e7  # images × features × classes up to which a logistic head is solved in seconds
+MOST = 5e6  # images × features up to which a logistic head is solved in seconds
 CLOSING = 3.0  # ridge strength on features that have seen their targets
 ENOUGH = 10  # images of a class in val from which it gets a threshold of its own
 
@@ -71,10 +71,10 @@ def solve(
 
 
 def _methods(x: torch.Tensor, only: str | None) -> Iterator[Method]:
-    name, *strength = (only or "").partition(" on ")[0].split()
-    if name in ("", "lda", "ridge"):
+    name, *strength = (only or "all").partition(" on ")[0].split()
+    if name in ("all", "lda", "ridge"):
         yield partial(ridge, strengths=(float(strength[0]),) if strength else RIDGE)
-    if name == "logistic" or (not name and x.numel() * 20 <= MOST):
+    if name == "logistic" or (name == "all" and x.numel() <= MOST):
         yield logistic
 
 
@@ -195,6 +195,7 @@ def multilabel(classes: tuple[str, ...], monitor: str, mode: str, separator: str
 
     return Task(
         outputs=len(classes),
+        target="labels",
         monitor=monitor,
         mode=mode,
         metrics=metrics,

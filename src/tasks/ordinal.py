@@ -67,6 +67,7 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
 
     return Task(
         outputs=n,
+        target="class",
         monitor=monitor,
         mode=mode,
         metrics=metrics,

@@ -1,4 +1,4 @@
-"""Numbers per image, in the user's units: the mean absolute error chooses the checkpoint."""
+"""Numbers per image, in the user's units: the root of the mean squared error chooses the checkpoint."""
 
 from __future__ import annotations
 
@@ -115,6 +115,7 @@ def regression(
 
     return Task(
         outputs=len(classes),
+        target="numbers",
         monitor=monitor,
         mode=mode,
         metrics=metrics,

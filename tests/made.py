@@ -1,0 +1,83 @@
+"""Small data sets of each task whose truth is known: they are drawn, and a table says what was drawn."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 32
+
+
+def drawn(root: Path, rows: list[dict[str, object]], images: list[Image.Image]) -> Path:
+    """-> root, with table.csv and an image a row."""
+    root.mkdir(parents=True)
+    for row, image in zip(rows, images, strict=True):
+        image.save(root / str(row["path"]))
+    with (root / "table.csv").open("w", newline="") as stream:
+        out = csv.DictWriter(stream, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    return root
+
+
+def _split(i: int, n: int) -> str:
+    return "train" if i < 0.6 * n else "val" if i < 0.75 * n else "test"
+
+
+def _canvas(draw: np.random.Generator) -> Image.Image:
+    return Image.fromarray(draw.integers(0, 60, (SIDE, SIDE), dtype=np.uint8))
+
+
+def bars(root: Path, n: int = 240) -> Path:
+    """A bar turned by an angle of 0 to 90 degrees: target 1000 + 2 x the angle, and the angle's sine."""
+    draw, rows, images = np.random.default_rng(0), [], []
+    for i in range(n):
+        image, angle = _canvas(draw), float(draw.uniform(0, 90))
+        x, y = (SIDE / 2 + draw.uniform(-3, 3) for _ in range(2))
+        a = math.radians(angle)
+        dx, dy = 11 * math.cos(a), 11 * math.sin(a)
+        ImageDraw.Draw(image).line([x - dx, y + dy, x + dx, y - dy], fill=230, width=4)
+        target = {"target": round(1000 + 2 * angle, 3), "sine": round(math.sin(a), 4)}
+        rows.append({"path": f"{i:03d}.png", "split": _split(i, n), **target})
+        images.append(image)
+    return drawn(root, rows, images)
+
+
+def discs(root: Path, n: int = 240) -> Path:
+    """A disc of one of five sizes: the level."""
+    draw, rows, images = np.random.default_rng(0), [], []
+    names = ("tiny", "small", "middle", "large", "huge")
+    for i in range(n):
+        image, level = _canvas(draw), int(draw.integers(5))
+        radius, (x, y) = 3 + 2.2 * level + draw.uniform(-0.6, 0.6), draw.uniform(13, 19, 2)
+        ImageDraw.Draw(image).ellipse([x - radius, y - radius, x + radius, y + radius], fill=200)
+        rows.append({"path": f"{i:03d}.png", "split": _split(i, n), "target": names[level]})
+        images.append(image)
+    return drawn(root, rows, images)
+
+
+def signs(root: Path, n: int = 320) -> Path:
+    """In each quarter, perhaps, a sign: a disc (often), a frame, a cross, two lines (seldom). The labels are which."""
+    draw, rows, images = np.random.default_rng(0), [], []
+    chance = {"disc": 0.5, "frame": 0.35, "cross": 0.25, "lines": 0.12}
+    for i in range(n):
+        image, place = _canvas(draw), draw.permutation(4)
+        there = [name for name, p in chance.items() if draw.random() < p]
+        for name, corner in zip(there, place, strict=False):
+            x, y = 16 * (corner % 2) + 3, 16 * (corner // 2) + 3
+            pen, box = ImageDraw.Draw(image), [x, y, x + 9, y + 9]
+            if name == "disc":
+                pen.ellipse(box, fill=230)
+            elif name == "frame":
+                pen.rectangle(box, outline=230, width=2)
+            elif name == "cross":
+                pen.line(box, fill=230, width=2)
+                pen.line([x, y + 9, x + 9, y], fill=230, width=2)
+            else:
+                pen.line([x, y + 2, x + 9, y + 2], fill=230, width=2)
+                pen.line([x, y + 7, x + 9, y + 7], fill=230, width=2)
+        rows.append({"path": f"{i:03d}.png", "split": _split(i, n), "labels": "|".join(there)})
+        images.append(image)
+    return drawn(root, rows, images)

@@ -1,0 +1,403 @@
+"""Each task goes the whole road: on drawn images whose truth is known it reaches what can be reached, in the units and
+with the words of its table. Its metrics are scikit-learn's."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from src.contracts import ConfigError, DataError
+from src.data.split import Division, assigned, blocks
+from src.data.table import split_table, table
+from src.factory import make
+from src.labels import Levels, ManyClasses, Numbers
+from src.stats import gain, interval, metric
+from src.tasks import multilabel, ordinal, regression
+from tests import made
+from tests.conftest import ROOT
+from tests.yamls import node
+
+LEVELS = "[tiny,small,middle,large,huge]"
+NET = ("model.name=test_byobnet.glyphs", "trainer.accelerator=cpu", "trainer.max_epochs=8", "logger=[tensorboard,csv]")
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def words(root: Path, task: str, folder: Path) -> list[str]:
+    places = [f"run_dir={folder / task}", f"paths.cache={folder / 'cache'}"]
+    return ["data=csv", f"data.root={root}", "data.table=table.csv", f"task={task}", *NET, *places]
+
+
+@pytest.fixture(scope="module")
+def ran(zygote, tmp_path_factory):
+    """(task) -> the folder of a run of it; each is made once."""
+    folder, made_by = tmp_path_factory.mktemp("tasks"), {}
+
+    def run(task: str) -> Path:
+        if task not in made_by:
+            draw, more = {
+                "regression": (made.bars, ["data.columns.target=[target,sine]"]),
+                "ordinal": (made.discs, [f"task.labels.order={LEVELS}"]),
+                "multilabel": (made.signs, []),
+            }[task]
+            root = draw(folder / "images" / task)
+            assert zygote.run(*words(root, task, folder), *more) == 0, zygote.screen
+            made_by[task] = folder / task
+        return made_by[task]
+
+    return run
+
+
+def found(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_regression_is_right_in_the_units_of_its_table(ran):
+    run = ran("regression")
+    said, predicted = found(run), rows(run / "predictions.csv")
+    assert said["test/target/r2"] > 0.9 and said["test/sine/r2"] > 0.9
+    assert said["test/target/mae"] < 15 and said["test/sine/mae"] < 0.1
+    true = np.array([[float(row["target/target"]), float(row["target/sine"])] for row in predicted])
+    guess = np.array([[float(row["prediction/target"]), float(row["prediction/sine"])] for row in predicted])
+    assert 1000 < guess[:, 0].mean() < 1180
+    assert said["test/mae"] == pytest.approx(np.abs(true - guess).mean(), rel=1e-3)
+    assert said["test/rmse"] < said["test/rmse/constant"] / 2
+    assert said["test/rmse/low"] < said["test/rmse"] < said["test/rmse/high"]
+
+
+@pytest.mark.slow
+def test_levels_are_predicted_by_their_names_in_their_order(ran):
+    run = ran("ordinal")
+    said, predicted = found(run), rows(run / "predictions.csv")
+    assert said["test/qwk"] > 0.95
+    order = LEVELS.strip("[]").split(",")
+    for row in predicted:
+        p = [float(row[f"prob/{name}"]) for name in order]
+        mean = sum(i * chance for i, chance in enumerate(p))
+        assert float(row["expected"]) == pytest.approx(mean, abs=1e-4)
+        assert row["prediction"] == order[round(mean)]
+
+
+@pytest.mark.slow
+def test_several_labels_get_thresholds_that_are_shipped_with_the_model(ran):
+    run = ran("multilabel")
+    said, predicted = found(run), rows(run / "predictions.csv")
+    assert said["test/map_macro"] > 0.95 and said["test/f1_macro"] > 0.9
+    thresholds = json.loads((run / "model" / "model.json").read_text())["tuned"]["thresholds"]
+    classes = ["cross", "disc", "frame", "lines"]
+    for row in predicted:
+        taken = [c for c, t in zip(classes, thresholds, strict=True) if float(row[f"prob/{c}"]) > t]
+        assert row["prediction"] == "|".join(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["regression", "ordinal", "multilabel"])
+def test_predict_says_what_the_test_said(ran, task, tmp_path):
+    from src.predict import predict
+
+    run = ran(task)
+    tested = {row["path"]: row for row in rows(run / "predictions.csv")}
+    root = run.parent / "images" / task
+    assert predict(str(run), str(root), str(tmp_path / "again.csv")) == 0
+    again = {Path(row["path"]).name: row for row in rows(tmp_path / "again.csv")}
+    for path, row in tested.items():
+        for key in (k for k in row if k.startswith(("prediction", "prob/"))):
+            if key == "prediction":
+                assert again[path][key] == row[key]
+            else:
+                assert float(again[path][key]) == pytest.approx(float(row[key]), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_split_table_is_read_back(ran):
+    for task, labels in (("multilabel", ManyClasses()), ("regression", Numbers(("target", "sine")))):
+        run = ran(task)
+        root = run.parent / "images" / task
+        first = table(root, root / "table.csv", labels, target_column=list(labels.columns))
+        (run.parent / "again.csv").write_text(split_table(first))
+        again = table(root, run.parent / "again.csv", labels, target_column=list(labels.columns))
+        assert again == first
+        assert (run / "split.csv").read_text() == split_table(first)
+
+
+OWN = {
+    "regression": ("huber", "mse", "mae"),
+    "multilabel": ("bce", "asymmetric"),
+    "ordinal": ("corn", "expected_level", "cross_entropy"),
+}
+
+
+@pytest.mark.parametrize("loss", [loss for own in OWN.values() for loss in own])
+def test_every_loss_of_a_task_trains_and_no_other(zygote, tmp_path, loss):
+    roots = {"regression": made.bars, "multilabel": made.signs, "ordinal": made.discs}
+    for task, draw in roots.items():
+        root = draw(tmp_path / task, n=40)
+        more = [f"task.labels.order={LEVELS}"] if task == "ordinal" else []
+        code = zygote.run(
+            *words(root, task, tmp_path / "runs" / loss), *more, "recipe=off", f"loss={loss}", "trainer.max_epochs=1",
+            "stages=[fit]", "logger=[csv]", "data.batch_size=8",
+        )  # fmt: skip
+        assert code == (0 if loss in OWN[task] else 2), zygote.screen
+        assert code == 0 or "cannot take the targets" in zygote.screen
+
+
+# metrics
+
+DRAW = torch.Generator().manual_seed(0)
+
+
+def test_average_precision_is_scikit_learns_with_ties_and_without_positives():
+    logits = torch.randint(0, 6, (80, 4), generator=DRAW).float()
+    target = (torch.rand(80, 4, generator=DRAW) < 0.3).float()
+    target[:, 3] = 0
+    ours = multilabel.average_precision(logits, target)
+    for c in range(3):
+        assert float(ours[c]) == pytest.approx(sk.average_precision_score(target[:, c], logits[:, c]))
+    assert ours[3].isnan()
+    macro = sum(sk.average_precision_score(target[:, c], logits[:, c]) for c in range(3)) / 3
+    assert float(multilabel.map_macro(logits, target)) == pytest.approx(macro)
+    micro = sk.average_precision_score(target.numpy().ravel(), logits.numpy().ravel())
+    assert float(multilabel.map_micro(logits, target)) == pytest.approx(micro)
+
+
+def test_all_metrics_of_several_labels_are_of_the_split_not_of_its_batches():
+    logits = torch.randn(60, 3, generator=DRAW)
+    target = (torch.rand(60, 3, generator=DRAW) < 0.4).float()
+    cut = [0.3, 0.6, 0.5]
+    task = make(node("task", "multilabel"))(classes=("a", "b", "c"))
+    all_of = task.metrics(thresholds=cut)
+    for part in range(0, 60, 7):
+        all_of.update(logits[part : part + 7], target[part : part + 7])
+    said = {k: float(v) for k, v in all_of.compute().items()}
+    taken = logits.sigmoid() > torch.tensor(cut)
+    for kind in ("macro", "micro"):
+        assert said[f"f1_{kind}"] == pytest.approx(sk.f1_score(target, taken, average=kind))
+        assert said[f"map_{kind}"] == pytest.approx(sk.average_precision_score(target, logits, average=kind))
+
+
+def test_a_class_without_images_does_not_count_in_the_macro_f1():
+    logits, target = torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert float(multilabel.f1(logits, target, (0.5, 0.5), macro=True)) == 1.0
+
+
+def test_a_threshold_is_where_f1_is_best():
+    logits = torch.randn(200, 2, generator=DRAW)
+    target = (torch.rand(200, 2, generator=DRAW) < torch.sigmoid(2 * logits - 1)).float()
+    target[:, 1] = 0
+    target[:3, 1] = 1  # too few for a threshold of their own
+    own, common = multilabel.tune(logits, target)["thresholds"]
+    p = logits.sigmoid()
+    best = max(sk.f1_score(target[:, 0], p[:, 0] > t) for t in p[:, 0].tolist())
+    assert sk.f1_score(target[:, 0], p[:, 0] > own) == pytest.approx(best)
+    best = max(sk.f1_score(target.ravel(), p.ravel() > t) for t in p.ravel().tolist())
+    assert sk.f1_score(target.ravel(), p.ravel() > common) == pytest.approx(best)
+
+
+def test_kappa_is_scikit_learns_quadratic_one():
+    logits, target = torch.randn(100, 5, generator=DRAW) * 3, torch.randint(0, 5, (100,), generator=DRAW)
+    ours = float(ordinal.kappa(logits, target))
+    level = ordinal.level(logits)
+    assert ours == pytest.approx(sk.cohen_kappa_score(level, target, weights="quadratic"))
+    assert float(ordinal.kappa(logits[:1].expand(4, 5), target[:1].expand(4))) == 0.0
+
+
+def test_numbers_are_measured_as_scikit_learn_does():
+    guess, target = torch.randn(50, 2, generator=DRAW), torch.randn(50, 2, generator=DRAW) * torch.tensor([1.0, 9.0])
+    assert float(regression.r2(guess, target)) == pytest.approx(sk.r2_score(target, guess))
+    assert float(regression.rmse(guess, target)) == pytest.approx(sk.root_mean_squared_error(target, guess), rel=1e-5)
+    task = make(node("task", "regression"))(classes=("a", "b"), targets=target.tolist())
+    measured = task.metrics()
+    for part in (slice(0, 20), slice(20, 50)):
+        measured.update(guess[part], target[part])
+    said = {k: float(v) for k, v in measured.compute().items()}
+    assert said["mae"] == pytest.approx(sk.mean_absolute_error(target, guess), rel=1e-5)
+    assert said["b/r2"] == pytest.approx(sk.r2_score(target[:, 1], guess[:, 1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["multilabel", "regression", "ordinal"])
+def test_the_blind_answer_is_the_best_that_there_is(name):
+    """Of a regression the mean, of levels the nearest to it, of labels how frequent they are."""
+    target = {
+        "multilabel": (torch.rand(40, 3, generator=DRAW) < 0.3).float(),
+        "regression": torch.randn(40, 3, generator=DRAW),
+        "ordinal": torch.randint(0, 3, (40,), generator=DRAW),
+    }[name]
+    task = make(node("task", name))(classes=("a", "b", "c"), targets=target.tolist())
+    blind = task.constant(target).expand(40, -1)
+    value = metric(task, blind, target)
+    if name == "regression":
+        assert value == pytest.approx(float(target.std(0, correction=0).mean()), rel=1e-5)
+    elif name == "ordinal":
+        assert value == pytest.approx(0, abs=1e-9)
+    else:
+        assert value == pytest.approx(float(target.mean(0).mean()), rel=1e-5)
+
+
+def test_a_gain_and_an_interval_of_what_is_no_mean_are_bootstrapped():
+    target = torch.randn(200, 1, generator=DRAW)
+    task = make(node("task", "regression"))(classes=("a",), targets=target.tolist())
+    good, bad = (target + s * torch.randn(200, 1, generator=DRAW) for s in (0.5, 1.0))
+    low, high = interval(task, good, target, seed=0)
+    assert low < metric(task, good, target) < high and high - low < 0.2
+    better, error = gain(task, good, bad, target)
+    assert better == pytest.approx(metric(task, bad, target) - metric(task, good, target), rel=1e-6)
+    assert 3 * error < better
+    same, error = gain(task, good, good, target)
+    assert same == error == 0
+
+
+# labels, and how they are divided
+
+
+def listing(root: Path, header: str, *lines: str) -> Path:
+    root.mkdir(exist_ok=True)
+    for line in lines:
+        (root / line.split(",")[0]).touch()
+    (root / "t.csv").write_text("\n".join([header, *lines]) + "\n")
+    return root
+
+
+REFUSED = {
+    "a word": (Numbers(), "target", ["a.png,1", "b.png,many", "c.png,1.5"], ["row 3", "not a number"]),
+    "a comma": (Numbers(), "target", ["a.png,1", 'b.png,"1,5"', "c.png,1.5"], ["row 3", "'1,5'"]),
+    "infinite": (Numbers(), "target", ["a.png,1", "b.png,inf", "c.png,2"], ["row 3", "not a number"]),
+    "nothing": (Numbers(), "target", ["a.png,1", "b.png,NaN", "c.png,2"], ["row 3", "no target"]),
+    "constant": (Numbers(), "target", [f"{i}.png,7" for i in range(9)], ["'target' is always 7", "nothing to learn"]),
+    "no order": (Levels(), "target", ["a.png,low", "b.png,high"], ["'high', 'low'", "task.labels.order=[high,low]"]),
+    "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["misses 'mid'"]),
+    "twice": (Levels(order=["low", "low"]), "target", ["a.png,low", "b.png,low"], ["names a level twice"]),
+    "one level": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,low"], ["1 level(s)", "it needs two"]),
+    "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no images to train on"]),
+    "like another": (ManyClasses(), "labels", ["a.png,Cat|dog", "b.png,cat"], ["'Cat'", "'cat'", "differ only"]),
+    "another column": (ManyClasses(), "label", ["a.png,x", "b.png,y"], ["'labels'", "data.columns.target=label"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_labels_that_cannot_be_read_are_refused_with_their_rows(tmp_path, case):
+    labels, column, lines, told = REFUSED[case]
+    root = listing(tmp_path / "x", f"path,{column}", *lines)
+    with pytest.raises(DataError) as caught:
+        table(root, "t.csv", labels)
+    assert all(part in str(caught.value) for part in told), str(caught.value)
+
+
+def test_numbers_of_levels_need_no_order(tmp_path):
+    root = listing(tmp_path / "x", "path,target", *(f"{i}.png,{(10, 2, 1)[i % 3]}" for i in range(30)))
+    source = table(root, "t.csv", Levels())
+    assert source.classes == ("1", "2", "10") and set(source.splits["train"].targets) == {0, 1, 2}
+
+
+def test_a_label_is_text_again(tmp_path):
+    lines = [f"{i}.png,{'|'.join(name for name in 'abc' if i % (ord(name) - 95) == 0)}" for i in range(60)]
+    source = table(listing(tmp_path / "x", "path,labels", *lines), "t.csv", ManyClasses())
+    told = dict(line.split(",") for line in lines)
+    for split in source.splits.values():
+        for path, target in zip(split.paths, split.targets, strict=True):
+            assert source.labels.text(target, source.classes) == (told[path],)
+    assert all(len(target) == 3 and set(target) <= {0.0, 1.0} for target in source.splits["train"].targets)
+
+
+def test_every_split_gets_its_part_of_every_label():
+    draw = np.random.default_rng(0)
+    strata = [tuple(c for c in range(5) if draw.random() < (0.5, 0.3, 0.2, 0.1, 0.03)[c]) or (-1,) for _ in range(1000)]
+    parts = assigned(strata, {"val": 0.15, "test": 0.2}, seed=0)
+    for c in range(5):
+        having = [part for part, stratum in zip(parts, strata, strict=True) if c in stratum]
+        assert having.count("val") / len(having) == pytest.approx(0.15, abs=0.04)
+        assert having.count("test") / len(having) == pytest.approx(0.2, abs=0.04)
+    assert parts == assigned(strata, {"val": 0.15, "test": 0.2}, seed=0)
+    assert parts != assigned(strata, {"val": 0.15, "test": 0.2}, seed=1)
+
+
+def grouped(root: Path, labels: str = "class", n: int = 120, **options):
+    """Images 0 to 119 of 12 patients and 2 classes."""
+    lines = [f"{i:03d}.png,{'ab'[(i // 3) % 2]},p{i % 12},{n - i}" for i in range(n)]
+    return table(listing(root / "x", "path,target,patient,hour", *lines), "t.csv", **options)
+
+
+def test_a_group_is_in_one_split_only_and_known_to_the_heads(tmp_path):
+    source = grouped(tmp_path, group_column="patient", val_size=0.25, test_size=0.25)
+    where = {name: {int(path[:3]) % 12 for path in split.paths} for name, split in source.splits.items()}
+    assert not where["train"] & where["val"] and not where["train"] & where["test"] and not where["val"] & where["test"]
+    assert sorted(map(len, where.values())) == [3, 3, 6]
+    train = source.splits["train"]
+    assert len(set(train.groups)) == 6
+    assert {(g, int(p[:3]) % 12) for g, p in zip(train.groups, train.paths, strict=True)}.__len__() == 6
+
+
+def test_a_group_that_lies_in_several_given_splits_is_refused(tmp_path):
+    lines = [f"{i}.png,{'ab'[i % 2]},p{i % 3},{('train', 'train', 'val', 'test')[i % 4]}" for i in range(24)]
+    root = listing(tmp_path / "x", "path,target,patient,split", *lines)
+    with pytest.raises(DataError, match=r"3 group\(s\) of data.group lie in several splits: 'p0"):
+        table(root, "t.csv", group_column="patient")
+    with pytest.raises(ConfigError, match="Leave one out"):
+        table(root, "t.csv", group_column="patient", time_column="split")
+
+
+def test_by_time_neighbours_stay_together(tmp_path):
+    source = grouped(tmp_path, n=200, time_column="hour")
+    parts = {int(path[:3]): name for name, split in source.splits.items() for path in split.paths}
+    changes = sum(parts[i] != parts[i + 1] for i in range(199))
+    assert changes <= 19 and set(parts.values()) == {"train", "val", "test"}
+    assert all(len({parts[200 - hour] for hour in range(10 * b + 1, 10 * b + 11)}) == 1 for b in range(20))
+
+
+def test_frames_with_like_targets_are_taken_as_blocks_and_random_ones_are_not(tmp_path):
+    draw = np.random.default_rng(0)
+    smooth = np.cumsum(draw.normal(size=200))
+    for name, values in (("film", smooth), ("random", draw.permutation(smooth))):
+        lines = [f"{i:03d}.png,{value:.3f}" for i, value in enumerate(values)]
+        source = table(listing(tmp_path / name, "path,target", *lines), "t.csv", Numbers())
+        assert any("Neighbours" in note for note in source.notes) == (name == "film")
+        parts = {int(path[:3]): split for split, items in source.splits.items() for path in items.paths}
+        changes = sum(parts[i] != parts[i + 1] for i in range(199))
+        assert changes <= 19 if name == "film" else changes > 40
+        assert bool(source.splits["train"].groups) == (name == "film")
+
+
+def test_each_image_is_val_in_one_fold_and_test_stays(tmp_path):
+    root = tmp_path / "x"
+    lines = [f"{i:03d}.png,{'abc'[i % 3]},{'test' if i >= 90 else 'train'}" for i in range(100)]
+    listing(root, "path,target,split", *lines)
+    folds = [table(root, "t.csv", fold=fold, folds=4) for fold in range(4)]
+    val = [path for source in folds for path in source.splits["val"].paths]
+    assert sorted(val) == [f"{i:03d}.png" for i in range(90)]
+    for source in folds:
+        assert source.splits["test"].paths == folds[0].splits["test"].paths
+        assert not set(source.splits["val"].paths) & set(source.splits["train"].paths)
+        counts = [source.splits["val"].targets.count(c) for c in range(3)]
+        assert max(counts) - min(counts) <= 2 and sum(counts) in (22, 23)
+
+
+def test_folds_keep_groups_together(tmp_path):
+    held = [grouped(tmp_path, group_column="patient", fold=f, folds=3).splits["val"].paths for f in range(3)]
+    patients = [{int(path[:3]) % 12 for path in paths} for paths in held]
+    assert sorted(map(len, patients)) == [4, 4, 4] and len(set.union(*patients)) == 12
+
+
+def test_blocks_are_runs_of_neighbours():
+    assert blocks([3, 1, 2, 0, 5, 4], 3) == [1, 0, 1, 0, 2, 2]
+    assert Division(fold=0).folds == 5
+
+
+def test_a_million_rows_are_known_within_seconds(tmp_path):
+    """Not timed: what would take minutes, a look at each file or a search in a list, would be seen as a timeout."""
+    (tmp_path / "a.png").touch()
+    lines = [f"a.png,{i % 7}" for i in range(200_000)]
+    (tmp_path / "t.csv").write_text("path,target\n" + "\n".join(lines))
+    code = f"from src.data.table import table\ntry: table({str(tmp_path)!r}, 't.csv')\nexcept Exception as e: print(e)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "one image with two targets" in done.stdout
