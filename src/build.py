@@ -223,6 +223,7 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
     return {
         "build": build,
         "task": {key: value for key, value in cfg["task"].items() if key != "labels"},
+        "labels": {**cfg["task"].get("labels", {}), "columns": list(source.labels.columns)},
         "monitor": task.monitor,
         "classes": list(source.classes),
         "resize": cfg["data"]["resize"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from src import folder, world
 from src.contracts import Run
 from src.stages import probe
 from src.stages.candidates import Candidate, candidates, epoch, file_of, parts, restored
-from src.stages.predict import measure, tuned
+from src.stages.predict import measure, table, tuned
 from src.stats import gain, metric
 
 MANY = 200  # images a class from which the head that was trained knows something that the closing head does not
@@ -19,7 +21,11 @@ def select(run: Run) -> None:
         if run.task.tune and len(chosen.target):
             run.home.update(tuned=run.task.tune(chosen.logits, chosen.target))
         _ship(run, chosen)
-        run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target) if len(chosen.target) else {})
+        if len(chosen.target):
+            run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target))
+            everything = torch.arange(len(chosen.target))
+            said = table(run, "val", everything, chosen.logits, chosen.target)
+            folder.write(run.home.path / "predictions_val.csv", said)
         if run.cfg["recipe"] != "off":
             _tell(run, found, chosen)
     world.gather(None)  # the other ranks must not look for the model before it is there

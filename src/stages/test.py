@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import torch
 
 from src import folder
 from src.contracts import Run
-from src.stages.predict import measure, predictions, tuned
+from src.stages.predict import measure, predictions, table
 from src.stats import interval, metric
 
 
@@ -21,7 +18,7 @@ def test(run: Run) -> None:
     index, logits, target = predictions(run, run.load(), "test")
     if not run.leader:
         return
-    folder.write(run.home.path / "predictions.csv", table(run, index, logits, target))
+    folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits, target))
     if not run.source.splits["test"].labelled:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
@@ -32,16 +29,3 @@ def test(run: Run) -> None:
         blind = run.task.constant(torch.tensor(run.source.splits["train"].targets)).expand(len(target), -1)
         found[f"test/{headline}/constant"] = metric(run.task, blind, target) or 0.0
     run.home.add_metrics(found)
-
-
-def table(run: Run, index: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> str:
-    """path, target (where there is one), prediction, prob/<class>… of every test image."""
-    paths, labels, out = run.source.splits["test"].paths, run.source.labels, io.StringIO()
-    rows = run.task.decode(logits, **tuned(run))
-    named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
-    writer = csv.DictWriter(out, ["path", *named, *rows[0]])
-    writer.writeheader()
-    for i, truth, row in zip(index.tolist(), target.tolist(), rows, strict=True):
-        told = labels.text(truth, run.source.classes) if run.source.splits["test"].labelled else ("",) * len(named)
-        writer.writerow({"path": paths[i], **dict(zip(named, told, strict=True)), **row})
-    return out.getvalue()

@@ -1,0 +1,146 @@
+"""Merges the folds of a sweep, without Hydra or Lightning: python -m src.merge SWEEP_DIR after -m data.fold=0,1,2,3,4.
+
+Writes SWEEP_DIR/merged/: oof.csv (each image of train and val, by the model that did not learn it), predictions.csv (of
+test, the mean over the folds), metrics.json (both, and the mean over the folds with its 95 % interval).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from src import folder
+from src.contracts import ConfigError, DataError
+from src.factory import make
+
+# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; behind them that of the normal distribution
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+Row = dict[str, str]
+
+
+def runs(sweep: Path) -> list[Path]:
+    """The run folders in it that were finished; one a fold."""
+    models = (file.parents[1] for file in sweep.glob("*/model/model.json"))
+    found = sorted(run for run in models if (run / "metrics.json").is_file())
+    if len(found) < 2:
+        raise ConfigError(
+            f"{sweep} holds {len(found)} finished run(s) with a model; folds to merge are two or more.\n"
+            "Name the folder above the runs, as logs/NAME after `train.py -m name=NAME data.fold=0,1,2,3,4`."
+        )
+    return found
+
+
+def read(file: Path) -> list[Row]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def logits(rows: list[Row], target: str, classes: list[str]) -> torch.Tensor:
+    """(N, outputs), back from what a table says."""
+    if target == "numbers":
+        columns = [f"prediction/{name}" for name in classes] if len(classes) > 1 else ["prediction"]
+        return torch.tensor([[float(row[column]) for column in columns] for row in rows])
+    p = torch.tensor([[float(row[f"prob/{name}"]) for name in classes] for row in rows]).clamp(1e-7, 1 - 1e-7)
+    return p.log() if target == "class" else p.logit()
+
+
+def averaged(parts: list[torch.Tensor], target: str) -> torch.Tensor:
+    """Probabilities are averaged, and numbers."""
+    if target == "class":
+        return torch.stack([part.softmax(1) for part in parts]).mean(0).clamp(min=1e-12).log()
+    if target == "labels":
+        return torch.stack([part.sigmoid() for part in parts]).mean(0).logit()
+    return torch.stack(parts).mean(0)
+
+
+def merge(sweep: Path) -> dict[str, float]:
+    folds = runs(sweep)
+    facts = [json.loads((fold / "model" / "model.json").read_text(encoding="utf-8")) for fold in folds]
+    first = facts[0]
+    for fold, other in zip(folds, facts, strict=True):
+        if (other["classes"], other["task"]) != (first["classes"], first["task"]):
+            raise ConfigError(f"{fold} has other classes or another task than {folds[0]}. Merge runs of one sweep.")
+    task, labels = make(first["task"])(classes=tuple(first["classes"])), make(first["labels"])
+    held = [read(fold / "predictions_val.csv") for fold in folds]
+    seen: dict[str, Path] = {}
+    for fold, rows in zip(folds, held, strict=True):
+        if twice := next((row["path"] for row in rows if row["path"] in seen), None):
+            raise DataError(
+                f"{twice} is in val of {seen[twice]} and of {fold}: these are not folds of one division.\n"
+                "Name a folder that holds one run for each data.fold, of one data.split_seed."
+            )
+        seen |= {row["path"]: fold for row in rows}
+    tuned, out = _mean([fact.get("tuned", {}) for fact in facts]), sweep / "merged"
+    whole = [row for rows in held for row in rows]
+    found = _write(out / "oof.csv", whole, logits(whole, task.target, first["classes"]), task, labels, first, tuned)
+    said = {f"oof/{key}": value for key, value in found.items()}
+    measured = [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
+    for key in sorted(set.intersection(*(set(m) for m in measured))):
+        if key.startswith(("val/", "test/")) and key.count("/") == 1 and not key.endswith("/images"):
+            values = [m[key] for m in measured]
+            half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
+            said |= {f"folds/{key}": mean(values), f"folds/{key}/low": mean(values) - half}
+            said[f"folds/{key}/high"] = mean(values) + half
+    if all((fold / "predictions.csv").is_file() for fold in folds):
+        tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
+        if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
+            raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
+        mixed = averaged([logits(rows, task.target, first["classes"]) for rows in tested], task.target)
+        found = _write(out / "predictions.csv", tested[0], mixed, task, labels, first, tuned)
+        said |= {f"test/{key}": value for key, value in found.items()}
+    folder.write(out / "metrics.json", json.dumps(said, indent=1))
+    return said
+
+
+def _mean(tuned: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was tuned in each fold, on average."""
+    return {key: [mean(values) for values in zip(*(t[key] for t in tuned), strict=True)] for key in tuned[0]}
+
+
+def _write(
+    file: Path, rows: list[Row], found: torch.Tensor, task: Any, labels: Any, facts: Any, tuned: dict[str, Any]
+) -> dict[str, float]:
+    """The table of these images, by their logits `found`; -> its metrics, where there are labels."""
+    columns = [key for key in rows[0] if key == "target" or key.startswith("target/")]
+    file.parent.mkdir(exist_ok=True)
+    said = task.decode(found, **tuned)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        out = csv.DictWriter(stream, ["path", *columns, *said[0]])
+        out.writeheader()
+        for row, more in zip(rows, said, strict=True):
+            out.writerow({"path": row["path"], **{column: row[column] for column in columns}, **more})
+    told = [tuple(row[column] for column in columns) for row in rows]
+    if any(labels.fault(cells) for cells in told):
+        return {}
+    encode = labels.encoder(tuple(facts["classes"]))
+    measured = task.metrics(**tuned)
+    measured.update(found, torch.tensor([encode(cells) for cells in told]))
+    return {key: float(value) for key, value in measured.compute().items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.merge", description=__doc__)
+    parser.add_argument("sweep", metavar="SWEEP_DIR", help="the folder that holds the folds' run folders")
+    try:
+        said = merge(Path(parser.parse_args().sweep))
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+    for key, value in said.items():
+        if not key.endswith(("/low", "/high")):
+            low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
+            bounds = "" if low is None else f"  (95 % interval {low:.4f} – {high:.4f}, over the folds)"
+            print(f"{key:24} {value:.4f}{bounds}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
