@@ -118,10 +118,10 @@ class Task:
     mode: str  # max | min
     metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)
     decode: Callable[..., list[dict[str, Any]]]  # (logits, what was tuned) -> one row of predictions.csv per image
-    scores: Scorer | None  # -> (N,), whose mean is the monitored metric
-    score: Scorer | None  # -> the monitored metric, where it is no mean over images
     skill: Scorer  # -> how good, of which 1 is perfect: what the probe is judged by
     constant: Callable[[torch.Tensor], torch.Tensor]  # training targets -> (outputs,): the best blind answer
+    scores: Scorer | None = None  # -> (N,), whose mean is the monitored metric
+    score: Scorer | None = None  # -> the monitored metric, where it is no mean over images
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
     unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs

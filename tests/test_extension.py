@@ -1,6 +1,7 @@
 """Adding a thing is one Python file in its room and one yaml: nothing else changes, and it trains."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import made
 from tests.conftest import ROOT
 
 ADDED = {
@@ -72,6 +74,43 @@ class Mine(Callback):
     def on_train_start(self, trainer, pl_module):
         print("my callback says", self.word)
 ''',
+    "src/tasks/mine.py": '''"""A task of one's own: a direction in degrees, learnt as a point on the circle."""
+import math
+import torch
+from src.contracts import Task
+from src.labels import Numbers
+
+class Degrees(Numbers):
+    def encoder(self, classes):
+        return lambda cells: (math.cos(math.radians(float(cells[0]))), math.sin(math.radians(float(cells[0]))))
+
+    def text(self, target, classes):
+        return (f"{degrees(torch.tensor([target])).item():.4f}",)
+
+def degrees(point):
+    return torch.rad2deg(torch.atan2(point[:, 1], point[:, 0])) % 360
+
+def away(found, target):
+    return ((degrees(found) - degrees(target) + 180) % 360 - 180).abs()
+
+def mine(classes, monitor, mode, targets=None):
+    def metrics():
+        from torchmetrics import MetricCollection
+        from src.tasks.metrics import Mean
+        return MetricCollection({"away": Mean(away)})
+
+    return Task(
+        outputs=2, target="numbers", monitor=monitor, mode=mode, metrics=metrics, scores=away,
+        decode=lambda found: [{"prediction": value} for value in degrees(found).tolist()],
+        skill=lambda found, target: 1 - away(found, target).mean() / 90,
+        constant=lambda target: target.mean(0),
+    )
+''',
+    "configs/task/mine.yaml": (
+        'defaults: [{ "override /loss@_global_.loss": mse }]\n'
+        "_target_: src.tasks.mine.mine\n_partial_: true\nmonitor: val/away\nmode: min\n"
+        "labels: { _target_: src.tasks.mine.Degrees }\n"
+    ),
     "configs/callbacks/mine.yaml": "mine:\n  _target_: src.callbacks.mine.Mine\n  word: hello\n",
 }
 
@@ -107,3 +146,16 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
     words = [sys.executable, "-m", "src.predict", str(tmp_path / "run"), str(images), "--out", str(tmp_path / "p.csv")]
     assert subprocess.run(words, cwd=tree, check=False).returncode == 0
     assert ",dark," in (tmp_path / "p.csv").read_text()
+    root = made.bars(tmp_path / "bars")
+    lines = [line.split(",") for line in (root / "table.csv").read_text().splitlines()[1:]]
+    turned = [f"{path},{split},{(float(target) - 1000) / 2}" for path, split, target, _ in lines]
+    (root / "turned.csv").write_text("\n".join(["path,split,target", *turned]))
+    words = [
+        "task=mine", "data=csv", f"data.root={root}", "data.table=turned.csv", "model.name=test_byobnet.glyphs",
+        "trainer.max_epochs=20", "data.flip=0", "augment=none", f"paths.cache={tmp_path / 'cache'}",
+        f"run_dir={tmp_path / 'turned'}", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads((tmp_path / "turned" / "metrics.json").read_text())
+    assert said["test/away"] < 12 < said["test/away/constant"]

@@ -99,7 +99,6 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str, targets: Any =
         metrics=metrics,
         decode=decode,
         scores=scores,
-        score=None,
         skill=lambda logits, target: good(logits, target).mean(),
         constant=partial(constant, classes=n),
         by_class=monitor == "val/balanced_acc",
