@@ -86,6 +86,8 @@ class Backbone:
     # convert: a foreign state dict -> this network's names and shapes (position embeddings, input channels)
     stages: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     # stages: (B, C, H, W) normalised -> ((B, features), all stages pooled (B, widths)); None: not known
+    maps: Callable[[torch.Tensor], list[torch.Tensor]] | None = None
+    # maps: (B, C, H, W) normalised -> the stages as (B, width, h, w), fine ones first; None: not known
     family: str = "other"  # batchnorm | attention | other; the recipe goes by it
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 
@@ -113,7 +115,7 @@ class Task:
     """What differs between kinds of target. Logits are what the network puts out: of a regression, the numbers."""
 
     outputs: int  # width of the head
-    target: str  # class (an index) | labels (0 or 1 for each) | numbers; a loss says in `takes` which it is for
+    target: str  # class (an index) | labels (0 or 1 for each) | numbers | mask; a loss says in `takes` which it is for
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
     metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)
@@ -123,6 +125,7 @@ class Task:
     scores: Scorer | None = None  # -> (N,), whose mean is the monitored metric
     score: Scorer | None = None  # -> the monitored metric, where it is no mean over images
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
+    dense: bool = False  # the target is the class of each pixel; logits are then (N, C, C) counts: truth by answer
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
     unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs
     solve: Callable[..., list[Head]] | None = None

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import correlation
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from src.contracts import UNLABELLED, DataError
 
@@ -30,6 +30,7 @@ class Labels(ABC):
     """A kind of label. `columns` are those of a table that hold it."""
 
     columns: Sequence[str] = ("target",)
+    files: ClassVar[bool] = False  # whether a cell is the path of a file, with a label for each pixel
 
     def on(self, columns: Sequence[str]) -> Self:
         return replace(self, columns=tuple(columns))
@@ -218,6 +219,44 @@ class Numbers(Labels):
 
     def blank(self, classes: tuple[str, ...]) -> tuple[float, ...]:
         return (math.nan,) * len(classes)
+
+
+@dataclass(frozen=True)
+class Masks(Labels):
+    """A file with the class of each pixel; the target is its path. values: class -> the value that stands for it in the
+    file, a number or a colour [r,g,b]; None: numbers count the classes. ignore: the value of pixels that do not count.
+    stray: what becomes of other values: error | nearest | ignore."""
+
+    columns: Sequence[str] = ("mask",)
+    values: Mapping[str, int | Sequence[int]] | None = None
+    ignore: int | None = None
+    stray: str = "error"
+    files: ClassVar[bool] = True
+
+    def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        if self.values is None:
+            raise DataError(
+                f"{where}: what the values of the masks stand for is not said.\n"
+                "Set task.labels.values={background: 0, NAME: VALUE}, with every class."
+            )
+        if len(self.values) < 2:
+            raise DataError(f"task.labels.values={dict(self.values)} names one class only; a mask needs two.")
+        return tuple(self.values)
+
+    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], str]:
+        return lambda cells: cells[0]
+
+    def text(self, target: str, classes: tuple[str, ...]) -> Cells:
+        return (target,)
+
+    def strata(self, targets: Sequence[str]) -> list[tuple]:
+        return [(0,)] * len(targets)
+
+    def counts(self, targets: Sequence[str], classes: tuple[str, ...]) -> tuple[int, ...]:
+        return ()
+
+    def blank(self, classes: tuple[str, ...]) -> str:
+        return ""
 
 
 def _is_number(cell: str) -> bool:

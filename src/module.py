@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.stats import confusions
 
 Batch = dict[str, torch.Tensor]
 
@@ -94,7 +95,7 @@ class Module(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         valid, logits = batch["valid"], self.network(batch["image"])
         if bool(batch["valid"].any()):  # torchmetrics takes no empty update
-            self.val_metrics.update(logits[valid].float(), batch["target"][valid])
+            self.val_metrics.update(*self._kept(logits[valid].float(), batch["target"][valid]))
 
     def on_validation_epoch_end(self) -> None:
         found = self.val_metrics.compute()
@@ -105,8 +106,14 @@ class Module(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         valid = batch["valid"]
-        logits = self.see(batch["image"])[valid].float()
-        return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": batch["target"][valid].cpu()}
+        logits, target = self._kept(self.see(batch["image"])[valid].float(), batch["target"][valid])
+        return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": target.cpu()}
+
+    def _kept(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is measured of a batch; of masks the counts of each image, since all pixels would fill the memory."""
+        if not self.task.dense or logits.ndim != 4 or target.ndim != 3:
+            return logits, target
+        return confusions(logits.argmax(1), target, self.task.outputs), torch.zeros(len(target), dtype=torch.long)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip."""

@@ -78,8 +78,10 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     read."""
     network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
     network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
-    task = make(facts["task"])(classes=tuple(facts["classes"]))
     paths, bad = images(where, column), list[str]()
+    if facts["dense"]:
+        return draw(network, facts, paths, Path(where).expanduser(), Path(out).with_suffix(""))
+    task = make(facts["task"])(classes=tuple(facts["classes"]))
     if not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {Path(out).absolute().parent}. Make it first.")
     part = Path(out).with_name(f".{Path(out).name}.tmp")
@@ -99,6 +101,28 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     folder.sync(Path(out).absolute().parent)
     print("\n".join(shown[:10] + ([f"… and {len(shown) - 10} more"] if len(shown) > 10 else [])))
     print(f"{len(shown)} predictions in {out}")
+    if bad:
+        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
+    return 3 if bad else 0
+
+
+def draw(network: Network, facts: dict[str, Any], paths: list[Path], where: Path, out: Path) -> int:
+    """Writes a mask for each image, in its size, into the folder `out`."""
+    from src.stages.draw import answer, painted, place
+
+    values, bad, above = facts["labels"]["values"], [], where if where.is_dir() else where.parent
+    for path in paths:
+        try:
+            found = answer(network, read(path, network.spec.channels))
+        except DataError as error:
+            bad.append(str(error))
+            continue
+        file = place(out, path.relative_to(above).as_posix())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        painted(found, [values[name] for name in facts["classes"]]).save(file)
+    if len(bad) == len(paths):
+        raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
+    print(f"{len(paths) - len(bad)} masks in {out}/")
     if bad:
         print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
     return 3 if bad else 0

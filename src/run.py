@@ -173,5 +173,6 @@ def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
         device=where,
         bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
         probed=probed,
+        dense=r.task.dense,
         geometric=r.task.geometric,
     )

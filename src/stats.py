@@ -52,6 +52,16 @@ def resampled(score: Callable[[torch.Tensor], torch.Tensor], n: int, seed: int, 
     return torch.tensor([value for value in found if value == value], dtype=torch.float64)
 
 
+def confusions(found: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
+    """Classes of pixels (B, H, W) -> counts (B, classes, classes), truth by answer; a target outside does not count."""
+    counts = []
+    for answer, truth in zip(found, target, strict=True):
+        known = truth < classes
+        index = truth[known].long() * classes + answer[known].long()
+        counts.append(torch.bincount(index, minlength=classes * classes).view(classes, classes))
+    return torch.stack(counts).float()
+
+
 def bootstrap(
     scores: torch.Tensor, seed: int = 0, draws: int = 2000, level: float = 0.95, groups: torch.Tensor | None = None
 ) -> tuple[float, float]:

@@ -81,3 +81,26 @@ def signs(root: Path, n: int = 320) -> Path:
         rows.append({"path": f"{i:03d}.png", "split": _split(i, n), "labels": "|".join(there)})
         images.append(image)
     return drawn(root, rows, images)
+
+
+def shapes(root: Path, n: int = 90, width: int = 56, height: int = 40) -> Path:
+    """Rectangles, and lines three pixels thin, on a dark ground, of a size that is no multiple of 32 and not square:
+    masks have 0, 100 and 200 for ground, block and line."""
+    draw, rows = np.random.default_rng(0), []
+    (root / "masks").mkdir(parents=True)
+    for i in range(n):
+        image = Image.fromarray(draw.integers(0, 50, (height, width), dtype=np.uint8))
+        mask = Image.new("L", image.size, 0)
+        x, y, wide, high = (int(draw.integers(a, b)) for a, b in ((2, 24), (2, 14), (10, 24), (8, 20)))
+        for picture, block, line in ((image, 140, 235), (mask, 100, 200)):
+            pen = ImageDraw.Draw(picture)
+            pen.rectangle([x, y, x + wide, y + high], fill=block)
+            pen.line([0, 3 + i % 30, width, height - 3 - i % 30], fill=line, width=3)
+        image.save(root / f"{i:03d}.png")
+        mask.save(root / "masks" / f"{i:03d}.png")
+        rows.append({"path": f"{i:03d}.png", "split": _split(i, n), "mask": f"masks/{i:03d}.png"})
+    with (root / "table.csv").open("w", newline="") as stream:
+        out = csv.DictWriter(stream, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    return root

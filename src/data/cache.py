@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ UNUSED = 30 * 24 * 3600  # seconds after which a file that no run opened is remo
 ROW = np.dtype([("start", "<u8"), ("room", "<u8"), ("height", "<u4"), ("width", "<u4"), ("check", "<u4")])
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+Mask = Callable[[str], torch.Tensor]  # path -> uint8 (1, H, W)
 
 
 class Copies:
@@ -47,14 +49,14 @@ class Copies:
     The pixels are the same whether they come from `file`, are put there, or, where it is None, are made each time.
     """
 
-    def __init__(self, root: Path, paths: tuple[str, ...], channels: int, change: Change, file: Path | None = None):
-        self.root, self.paths, self.channels, self.change, self.file = root, paths, channels, change, file
+    def __init__(self, read: Callable[[int], torch.Tensor], channels: int, change: Change, file: Path | None = None):
+        self.read, self.channels, self.change, self.file = read, channels, change, file
         self.full = False  # the disk: it is not asked again for every image
 
     def __call__(self, index: int) -> torch.Tensor:
         pixels = self._kept(self.file, index) if self.file else None
         if pixels is None:
-            image = self.change(read(self.root / self.paths[index], self.channels))
+            image = self.change(self.read(index))
             pixels = image.permute(1, 2, 0).contiguous().numpy()
             if self.file and not self.full:
                 self._keep(self.file, index, pixels)
@@ -85,28 +87,42 @@ class Copies:
 
 
 def copies(
-    root: Path, name: str, split: Split, spec: InputSpec, resize: str | None, folder: Path | None, limit: float
+    root: Path,
+    name: str,
+    split: Split,
+    spec: InputSpec,
+    resize: str | None,
+    folder: Path | None,
+    limit: float,
+    mask: Mask | None = None,
 ) -> tuple[Copies, str]:
     """-> the images of the split `name`, and a sentence that says where they come from.
 
     resize: the policy of the evaluation view, which is then what is kept; None: training copies, whose short side is
     at most OVERSIZE times the input's, so that they differ from the image only where that is larger. Pixels depend on
     the images and on `limit` (GB), never on the disk: where that lacks room, copies are still made, but not kept.
+    mask: reads the targets, which are masks then: each is one more channel of its image.
     """
     change = evaluation(spec, resize) if resize else partial(_smaller, spec=spec)
-    streaming = Copies(root, split.paths, spec.channels, change if resize else _as_it_is)
+    channels = spec.channels + (mask is not None)
+    reading = partial(_packed, root, split, spec.channels, mask)
+    if mask is not None:
+        nearest = replace(spec, interpolation="nearest")
+        labels = evaluation(nearest, resize) if resize else partial(_smaller, spec=nearest)
+        change = partial(_both, change, labels)
+    streaming = Copies(reading, channels, change if resize else _as_it_is)
     if folder is None:
         return streaming, ""
     if limit == 0:
         return streaming, "streaming: images are decoded in every epoch (data.cache_gb=0)"
     file = folder / "images" / _name(root, split, spec, resize)
-    table, fault = _table(file, len(split), partial(_rooms, root, split.paths, spec, resize))
+    table, fault = _table(file, len(split), partial(_rooms, root, split.paths, spec, resize, channels))
     size = int(table["start"][-1] + table["room"][-1])
     side = f"{spec.size[1]}x{spec.size[0]}" if resize else f"up to {round(OVERSIZE * max(spec.size))}"
     what = f"{len(split):,} {'training' if name == 'train' else name} images at {side} px, {size / 1e9:.2f} GB"
     if size > limit * 1e9:
         return streaming, f"streaming: {what}, are more than data.cache_gb={limit:g}"
-    made = Copies(root, split.paths, spec.channels, change)
+    made = Copies(reading, channels, change)
     try:
         if fault:
             raise fault
@@ -121,6 +137,15 @@ def copies(
         return made, f"streaming: {what}, cannot be kept in paths.cache ({error})"
     made.file = file
     return made, f"cache: {what} (paths.cache)"
+
+
+def _packed(root: Path, split: Split, channels: int, mask: Mask | None, index: int) -> torch.Tensor:
+    image = read(root / split.paths[index], channels)
+    return image if mask is None else torch.cat([image, mask(split.targets[index])])
+
+
+def _both(image: Change, mask: Change, packed: torch.Tensor) -> torch.Tensor:
+    return torch.cat([image(packed[:-1]), mask(packed[-1:])])
 
 
 def _as_it_is(image: torch.Tensor) -> torch.Tensor:
@@ -143,17 +168,18 @@ def _name(root: Path, split: Split, spec: InputSpec, resize: str | None) -> str:
     """By everything that the pixels depend on."""
     kind = (spec.size, spec.interpolation, resize and (spec.crop, spec.mean), resize or OVERSIZE)
     versions = PIL.__version__, torch.__version__, torchvision.__version__
-    return hashlib.sha256(f"{key(root, split.paths, spec.channels)} {kind} {versions}".encode()).hexdigest()
+    files = split.paths + (split.targets if split.targets and isinstance(split.targets[0], str) else ())  # and masks
+    return hashlib.sha256(f"{key(root, files, spec.channels)} {kind} {versions}".encode()).hexdigest()
 
 
-def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | None) -> list[int]:
+def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | None, channels: int) -> list[int]:
     """Bytes of each copy; 0 where a file's header cannot be read."""
     if resize:
-        return [spec.size[0] * spec.size[1] * spec.channels] * len(paths)
+        return [spec.size[0] * spec.size[1] * channels] * len(paths)
 
     def room(path: str) -> int:
         size = size_of(root / path)
-        return spec.channels * math.prod(_size(size[1], size[0], spec)) if size else 0
+        return channels * math.prod(_size(size[1], size[0], spec)) if size else 0
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(room, paths))

@@ -16,24 +16,36 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from src import rng
 from src.contracts import ConfigError, InputSpec, Source, Split
 from src.data.cache import Copies, copies
+from src.data.masks import reader
 
 Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
-Transform = Callable[[torch.Tensor], torch.Tensor]
+Transform = Callable[..., torch.Tensor]  # image, perhaps its mask -> image, and then the mask as its last channel
 
 
 class Images(Dataset):
     """A list of keys -> a batch {image uint8 (B, C, H, W), target, index, valid}."""
 
-    def __init__(self, split: Split, image: Callable[[int], torch.Tensor], augment: Transform | None, seed: int):
-        """image: index -> uint8 (C, h, w), which is the evaluation view already where there is no `augment`."""
-        self.split, self.image, self.augment, self.seed = split, image, augment, seed
+    def __init__(
+        self,
+        split: Split,
+        image: Callable[[int], torch.Tensor],
+        augment: Transform | None,
+        seed: int,
+        masked: bool = False,
+    ):
+        """image: index -> uint8 (C, h, w), which is the evaluation view already where there is no `augment`. masked:
+        the last channel is the target (H, W)."""
+        self.split, self.image, self.augment, self.seed, self.masked = split, image, augment, seed, masked
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, torch.Tensor]:
         index = [i for _, i, _ in keys]
         images = torch.stack([self._image(epoch, i) for epoch, i, _ in keys])
+        target = torch.tensor([0 if self.masked else self.split.targets[i] for i in index])
+        if self.masked:
+            images, target = images[:, :-1], images[:, -1].long()
         return {
             "image": images.contiguous(memory_format=torch.channels_last),
-            "target": torch.tensor([self.split.targets[i] for i in index]),
+            "target": target,
             "index": torch.tensor(index),
             "valid": torch.tensor([valid for *_, valid in keys]),
         }
@@ -43,7 +55,7 @@ class Images(Dataset):
         if self.augment is None:
             return image
         with rng.keyed(self.seed, "augment", epoch, index):
-            return self.augment(image)
+            return self.augment(image[:-1], image[-1:]) if self.masked else self.augment(image)
 
 
 class Shuffled:
@@ -121,6 +133,14 @@ class Loaders(LightningDataModule):
         self.resize, self.cache, self.cache_gb = resize, cache, cache_gb
         self.opened: dict[tuple[str, str | None], tuple[Copies, str]] = {}
         self.augment = augment(spec)
+        self.mask = reader(source.root, source.labels, source.classes) if source.labels.files else None
+        if self.mask is not None and resize != "squash":
+            raise ConfigError(f"data.resize={resize}: masks are predicted for the whole image. Set data.resize=squash.")
+        if self.mask is not None and not getattr(self.augment, "keeps_place", True):
+            raise ConfigError(
+                "augment: this policy moves what is seen, and would leave the mask where it is.\n"
+                "Use augment=jitter, light, colour or none."
+            )
         self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
 
@@ -143,7 +163,8 @@ class Loaders(LightningDataModule):
         augmented."""
         if (split, resize) not in self.opened:
             images = self.source.root, split, self.source.splits[split], self.spec, resize
-            self.opened[split, resize] = copies(*images, self.cache, self.cache_gb)
+            mask = self.mask if self.source.splits[split].labelled else None
+            self.opened[split, resize] = copies(*images, self.cache, self.cache_gb, mask)
         return self.opened[split, resize]
 
     def loader(
@@ -168,7 +189,7 @@ class Loaders(LightningDataModule):
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
         return DataLoader(
-            Images(items, image, augment, self.seed),
+            Images(items, image, augment, self.seed, self.mask is not None and items.labelled),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,

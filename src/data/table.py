@@ -136,6 +136,9 @@ def _collect(
         name = (NAMES.get(split.lower()) or "") if "split" in columns else UNDIVIDED
         group = cells[bundle] if bundle is not None else None
         unread = "" if name == "test" and not any(target) else labels.fault(target)
+        if labels.files and any(target) and not unread:
+            unread = _of_mask(fault_of(target[0]))
+            target = (posixpath.normpath(target[0]),)
         if wrong := _fault(path, name, group) or unread or fault_of(path):
             faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
             continue
@@ -157,6 +160,10 @@ def _collect(
         raise DataError(_describe(file, faults))
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {_some(repeated)}."]
     return {name: list(items.values()) for name, items in found.items()}, notes if repeated else []
+
+
+def _of_mask(fault: str) -> str:
+    return fault and f"of its mask: {fault}"
 
 
 def _fault(path: str, split: str, group: str | None) -> str:

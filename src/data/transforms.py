@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
@@ -58,6 +59,7 @@ class Augment:
         erase: float = 0.0,
         resize: str = "squash",
     ):
+        self.keeps_place = policy is None or isinstance(policy, v2.ColorJitter)
         if policy is not None and spec.channels not in (1, 3):
             raise ConfigError(
                 f"augment: {type(policy).__name__} changes colours and knows 1 or 3 channels; "
@@ -67,12 +69,19 @@ class Augment:
         steps: list[Callable] = [evaluation(spec, resize)]
         if scale is not None:
             steps = [v2.RandomResizedCrop(spec.size, list(scale), list(ratio), mode, antialias=True)]
+        self.whole = v2.Resize(spec.size, mode, antialias=True) if scale is None else steps[0]
         steps += [v2.RandomHorizontalFlip(flip)] if flip else []
         steps += [policy] if policy is not None else []
         steps += [v2.RandomErasing(erase, value=[round(255 * m) for m in spec.mean])] if erase else []
         self.steps = steps
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """mask (1, h, w): moves as the image does, by whole pixels, and comes back as its last channel."""
+        if mask is not None:
+            both = tv_tensors.Image(image), tv_tensors.Mask(mask)
+            for step in (self.whole, *self.steps[1:]):
+                both = step(*both)
+            return torch.cat([part.as_subclass(torch.Tensor) for part in both])
         for step in self.steps:
             image = step(image)
         return image

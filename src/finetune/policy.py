@@ -53,13 +53,14 @@ def places(network: nn.Module, layers: Mapping[str, int]) -> dict[str, Place]:
 
 def groups(
     policy: Policy,
-    network: nn.Module,
+    network: Any,
     layers: Mapping[str, int],
     no_decay: Collection[str],
     lr: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Freezes what does not train and returns optimizer groups: every trainable parameter is in exactly one.
+    """Freezes what does not train, or what nothing reads, and returns optimizer groups: every trainable parameter is
+    in exactly one.
 
     The learning rate of each group is absolute (torch's schedulers ignore timm's `lr_scale`). Norms, biases and
     other 1-d parameters, and what the architecture exempts, get no weight decay.
@@ -68,7 +69,7 @@ def groups(
     policy.plan(where.values())
     found: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(policy.trains(where[name]))
+        parameter.requires_grad_(policy.trains(where[name]) and name not in network.unused)
         if not parameter.requires_grad:
             continue
         plain = parameter.ndim <= 1 or name.endswith(".bias") or name.removeprefix("backbone.") in no_decay

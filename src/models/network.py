@@ -29,6 +29,8 @@ class Network(nn.Module):
     and scale (outputs,) of what the head puts out, so that it learns numbers near 0 and 1 whatever their unit is.
     """
 
+    dense = False  # one answer an image
+    unused: frozenset[str] = frozenset()  # parameters that no answer depends on
     mean: torch.Tensor
     std: torch.Tensor
     shift: torch.Tensor
@@ -43,7 +45,7 @@ class Network(nn.Module):
         unit: tuple[Sequence[float], Sequence[float]] | None = None,
     ):
         super().__init__()
-        self.unit = unit
+        self.unit, self.outputs = unit, outputs
         for name, values in zip(("shift", "scale"), unit or ((0.0,), (1.0,)), strict=True):
             self.register_buffer(name, torch.tensor(values), persistent=False)
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
@@ -145,13 +147,14 @@ def dry_run(network: Network, name: str) -> None:
             f"{name} cannot take images of {spec.size[0]}x{spec.size[1]} pixels: {error}\n"
             "Set model.image_size to a size that it can take (for a transformer, a multiple of its patch)."
         ) from error
-    assert out.ndim == 2 and math.isfinite(out.sum().item()), "the head must give one row of finite logits per image"
+    assert out.ndim in (2, 4) and math.isfinite(out.sum().item()), "the head must give finite logits of each image"
     network.train(training)
 
 
 def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
-    shape = {"outputs": network.head.out_features, "stages": network.stages, "mirror": network.mirror}
+    shape = {"outputs": network.outputs, "stages": network.stages, "mirror": network.mirror}
+    shape["dense"] = network.dense
     shape["unit"] = [list(part) for part in network.unit] if network.unit else None
     return {**facts, **shape, "input": asdict(network.spec)}
 
@@ -173,7 +176,12 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     build = dict(facts["build"])
     backbone = _builder(build.pop("_target_"))(**build)
     backbone = replace(backbone, spec=spec_from_dict(facts["input"]))
-    network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
+    if facts["dense"]:
+        from src.models.dense import DenseNetwork  # which is a Network itself
+
+        network: Network = DenseNetwork(backbone, facts["outputs"], facts["mirror"])
+    else:
+        network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
     network.load_state_dict(state)
     return network.eval(), facts
 

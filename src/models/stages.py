@@ -37,6 +37,20 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     return see
 
 
+def maps(net: Any) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
+    """-> normalised images -> the maps of its stages, fine ones first; of blocks of one width the last of each READ-th
+    part. None where timm cannot give them."""
+    if not hasattr(net, "forward_intermediates"):
+        return None
+    count = len(getattr(net, "feature_info", None) or ())
+    options = {"indices": [count * (i + 1) // READ - 1 for i in range(READ)]} if count > 6 else {}
+
+    def see(image: torch.Tensor) -> list[torch.Tensor]:
+        return list(net.forward_intermediates(image, intermediates_only=True, **options))
+
+    return see
+
+
 def _pooled(stage: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     grid, prefix = stage if isinstance(stage, tuple) else (stage, None)
     positions = grid.flatten(2).float()

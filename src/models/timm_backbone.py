@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 from timm.models import adapt_input_conv, group_parameters
 
 from src.contracts import Backbone, ConfigError, InputSpec
-from src.models.stages import family, stages
+from src.models.stages import family, maps, stages
 from src.models.weights import read_spec, shipped
 
 
@@ -57,6 +57,7 @@ def timm_backbone(
         weights=Path(file) if file else None,
         convert=lambda state: _convert(state, net, channels),
         stages=stages(net),
+        maps=maps(net),
         family=family(net),
         batchnorm=batchnorm,
     )

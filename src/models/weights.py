@@ -74,7 +74,7 @@ def _unreadable(path: str | Path, error: Exception) -> ConfigError:
     )
 
 
-def load_weights(network: nn.Module, file: Path, convert: Callable, keep_head: bool = True) -> list[str]:
+def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = True) -> list[str]:
     """Loads `file` into a Network (`backbone.*`, `head.*`). Only the head may differ, and then stays as it is; so it
     does without `keep_head`, for other classes.
 
@@ -91,7 +91,7 @@ def load_weights(network: nn.Module, file: Path, convert: Callable, keep_head: b
     kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
     _refuse_differences(own, kept, head if not fits else [], file)
     network.load_state_dict(kept, strict=fits)
-    outputs = network.head.out_features
+    outputs = network.outputs
     note = f"head: kept, the weights have {outputs} outputs too" if fits else _head_note(state, outputs)
     return [f"weights: {file} ({len(kept)} tensors)", note]
 

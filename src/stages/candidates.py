@@ -25,7 +25,7 @@ AVERAGED = ("ema", "soup", "rival")  # of the fit; of both fits of a sweep; of t
 @dataclass(frozen=True)
 class Candidate:
     name: str  # NETWORK[+closing|+blend][+mirror]
-    head: Affine  # on what `embed` sees
+    head: Affine | None  # on what `embed` sees; None: as the network has it
     logits: torch.Tensor  # of val (N, outputs)
     target: torch.Tensor
     weights: Weights  # what the trained and the closing head count in it
@@ -60,6 +60,9 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
+    if network.dense:
+        yield from _dense(run, network, mine)
+        return
     skip = run.cfg["trainer"]["limit_val_batches"] == 0
     val = Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long)) if skip else seen(run, network, "val")
     other = val.x
@@ -83,6 +86,16 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
             final = partial(mixed, run, network, train + val, weights[kind]) if kind else None
         x = (val.x + other) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
+
+
+def _dense(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
+    """Masks have no head that is solved: the network as it is, and mirrored."""
+    for full, (_, _, mirror) in mine.items():
+        network.mirror = mirror
+        seen = Seen(torch.zeros(0, network.outputs, network.outputs), torch.zeros(0, dtype=torch.long))
+        if run.cfg["trainer"]["limit_val_batches"] != 0:
+            seen = Seen(*predictions(run, network, "val")[1:])
+        yield Candidate(full, None, seen.x, seen.target, (1.0, 0.0), None)
 
 
 def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:

@@ -47,15 +47,15 @@ def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) ->
     return found | {f"{split}/images": len(target)}
 
 
-def table(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor, target: torch.Tensor) -> str:
+def table(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor) -> str:
     """path, target (where there is one), prediction, prob/<class>… of these images."""
     images, labels, out = run.source.splits[split], run.source.labels, io.StringIO()
-    rows = run.task.decode(logits, **tuned(run))
+    rows = run.task.decode(logits, **tuned(run)) if len(logits) else [{} for _ in index]
     named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
     writer = csv.DictWriter(out, ["path", *named, *rows[0]])
     writer.writeheader()
-    for i, truth, row in zip(index.tolist(), target.tolist(), rows, strict=True):
-        told = labels.text(truth, run.source.classes) if images.labelled else ("",) * len(named)
+    for i, row in zip(index.tolist(), rows, strict=True):
+        told = labels.text(images.targets[i], run.source.classes) if images.labelled else ("",) * len(named)
         writer.writerow({"path": images.paths[i], **dict(zip(named, told, strict=True)), **row})
     return out.getvalue()
 

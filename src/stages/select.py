@@ -24,8 +24,9 @@ def select(run: Run) -> None:
         if len(chosen.target):
             run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target))
             everything = torch.arange(len(chosen.target))
-            said = table(run, "val", everything, chosen.logits, chosen.target)
-            folder.write(run.home.path / "predictions_val.csv", said)
+            if not run.task.dense:
+                said = table(run, "val", everything, chosen.logits)
+                folder.write(run.home.path / "predictions_val.csv", said)
         if run.cfg["recipe"] != "off":
             _tell(run, found, chosen)
     world.gather(None)  # the other ranks must not look for the model before it is there
@@ -66,7 +67,9 @@ def _ship(run: Run, chosen: Candidate) -> None:
     head = chosen.head
     if chosen.final and run.cfg["refit"] != "none" and len(chosen.target):
         head = chosen.final()
-    network.answer(*head, mirror=mirror)
+    network.mirror = mirror
+    if head:
+        network.answer(*head, mirror=mirror)
     best = None if name == "probe" else epoch(file_of(run, name))
     sha256 = run.save(network, {"chosen": {"candidate": chosen.name, "epoch": best}, "tuned": tuned(run)})
     run.home.update(chosen=chosen.name, mixed=chosen.weights, weights=sha256)
