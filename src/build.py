@@ -110,8 +110,12 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     resume.same_data(home, fingerprint(r.source))
     if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
         raise ConfigError(
-            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random).\n"
-            "Set recipe=auto or recipe=probe, with pretrained weights."
+            f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
+            "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."
+        )
+    if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
+        raise ConfigError(
+            f"select={cfg['select']}: this task has no closing head.\nSet select=auto, ema, best or last."
         )
     r.loaders.refuse_too_few()
     network, notes = start(cfg, r.task, r.source.classes, home)

@@ -108,12 +108,15 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
 
 def draw(network: Network, facts: dict[str, Any], paths: list[Path], where: Path, out: Path) -> int:
     """Writes a mask for each image, in its size, into the folder `out`."""
-    from src.stages.draw import answer, painted, place
+    from src.data.masks import painted
+    from src.stages.draw import answer, place
 
     values, bad, above = facts["labels"]["values"], [], where if where.is_dir() else where.parent
+    view = evaluation(network.spec, facts["resize"])
     for path in paths:
         try:
-            found = answer(network, read(path, network.spec.channels))
+            image = read(path, network.spec.channels)
+            found = answer(network, view(image), image.shape[-2:])
         except DataError as error:
             bad.append(str(error))
             continue

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,12 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads((tmp_path / "turned" / "metrics.json").read_text())
     assert said["test/away"] < 12 < said["test/away/constant"]
+
+
+def test_no_room_knows_another():
+    rooms = {"callbacks", "data", "finetune", "losses", "models", "stages", "tasks"}
+    for room in rooms:
+        for file in (ROOT / "src" / room).glob("*.py"):
+            others = rooms - {room} | {"run", "build", "check"}
+            known = [o for o in others if re.search(rf"^\s*(from|import) src\.{o}\b", file.read_text(), re.M)]
+            assert known == [], f"{file} knows {known}"

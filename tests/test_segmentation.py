@@ -21,7 +21,6 @@ from src.finetune.policy import groups
 from src.labels import Masks
 from src.models.dense import DenseNetwork
 from src.models.timm_backbone import timm_backbone
-from src.stages.draw import painted
 from src.stats import confusions
 from src.tasks import segmentation
 from tests import made
@@ -140,7 +139,7 @@ def test_values_become_classes_and_back(tmp_path):
     Image.fromarray(array).save(tmp_path / "m.png")
     found = masks.reader(tmp_path, Masks(values=colours), ("sky", "tree"))("m.png")
     assert found.shape == (1, 4, 6) and found[0, :2].eq(0).all() and found[0, 2:].eq(1).all()
-    assert (np.array(painted(found[0], list(colours.values()))) == array).all()
+    assert (np.array(masks.painted(found[0], list(colours.values()))) == array).all()
 
 
 def test_stray_values_are_refused_taken_for_the_nearest_or_ignored(tmp_path):
@@ -181,6 +180,8 @@ REFUSED = {
     "moved": (["augment=trivial"], 2, "would leave the mask where it is"),
     "cropped": (["data.resize=crop"], 2, "Set data.resize=squash"),
     "another loss": (["loss=focal"], 2, "cannot take the targets of task=segmentation"),
+    "no closing head": (["select=ema+closing"], 2, "has no closing head"),
+    "no probe": (["recipe=probe"], 2, "or its task has none"),
     "no loss": (["loss.ce=0", "loss.dice=0"], 2, "nothing is learnt"),
 }
 
@@ -188,7 +189,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_suits_no_mask_is_refused(zygote, root, tmp_path, case):
     more, code, told = REFUSED[case]
-    assert zygote.run(*words(root, tmp_path), "recipe=off", f"run_dir={tmp_path / 'run'}", *more) == code
+    more = more if any("recipe=" in word for word in more) else ["recipe=off", *more]
+    assert zygote.run(*words(root, tmp_path), f"run_dir={tmp_path / 'run'}", *more) == code, zygote.screen
     assert told in zygote.screen, zygote.screen
 
 

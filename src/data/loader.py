@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from src import rng
 from src.contracts import ConfigError, InputSpec, Source, Split
 from src.data.cache import Copies, copies
-from src.data.masks import reader
+from src.data.images import read
+from src.data.masks import painted, reader
+from src.data.transforms import evaluation
 
 Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
 Transform = Callable[..., torch.Tensor]  # image, perhaps its mask -> image, and then the mask as its last channel
@@ -198,6 +201,17 @@ class Loaders(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
         )
+
+    def originals(self, split: str) -> Iterator[tuple[str, torch.Size, torch.Tensor, torch.Tensor | None]]:
+        """(path, its size (h, w), its evaluation view, its mask in its size) of each image, in order."""
+        items, view = self.source.splits[split], evaluation(self.spec, self.resize)
+        for path, target in zip(items.paths, items.targets, strict=True):
+            image = read(self.source.root / path, self.spec.channels)
+            yield path, image.shape[-2:], view(image), self.mask(target) if self.mask and items.labelled else None
+
+    def painted(self, found: torch.Tensor) -> Image.Image:
+        """Classes (h, w) -> a picture as the masks of this source are."""
+        return painted(found, [self.source.labels.values[name] for name in self.source.classes])
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train", train=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,15 +49,19 @@ def pixels(file: Path, channels: int) -> np.ndarray:
     """(H, W, channels) int64. The colours of a palette are only its colours: a number is its place in it."""
     try:
         with Image.open(file) as image:
-            mode = image.mode
-            grey = image if mode in ("L", "P", "1", "I", "I;16") else image.convert("L")
-            return (
-                np.array(image.convert("RGB") if channels == 3 else grey)
-                .astype(np.int64)
-                .reshape(image.height, image.width, channels)
-            )
+            plain = image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("L")
+            array = np.array(image.convert("RGB") if channels == 3 else plain).astype(np.int64)
+            return array.reshape(image.height, image.width, channels)
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged input
         raise DataError(f"{file.name}: the mask cannot be read ({error})") from None
+
+
+def painted(found: torch.Tensor, values: list[Any]) -> Image.Image:
+    """Classes (h, w) -> a picture of the values, or colours, that stand for them."""
+    table = np.array([[v] if isinstance(v, int) else list(v) for v in values], dtype=np.int64)
+    kind = np.uint8 if table.max() < 256 else np.uint16
+    pixels = table.astype(kind)[found.numpy()]
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def check(source: Source, limit: int) -> Source:
