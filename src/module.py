@@ -94,8 +94,10 @@ class Module(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         valid, logits = batch["valid"], self.network(batch["image"])
-        if bool(batch["valid"].any()):  # torchmetrics takes no empty update
-            self.val_metrics.update(*self._kept(logits[valid].float(), batch["target"][valid]))
+        seen, target = self._kept(logits[valid].float(), batch["target"][valid])
+        for metric in self.val_metrics.values():
+            if len(target) or getattr(metric, "takes_nothing", False):  # torchmetrics' own take no empty update
+                metric.update(seen, target)
 
     def on_validation_epoch_end(self) -> None:
         found = self.val_metrics.compute()

@@ -108,7 +108,7 @@ SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
-FLIP = 0.04  # of mirrored images, the loss of accuracy above which mirroring changes the meaning
+FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; a quarter where place may count
 FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
 SWEEP = [1, 0.5, 2]  # times the learning rate
 REFIT = 50  # images a class below which those of val are worth a second fit
@@ -144,7 +144,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
-        flip = 0.5 if probed.mirrored > -FLIP or luck else 0.0
+        flip = 0.5 if probed.mirrored > -(FLIP / 4 if facts.geometric else FLIP) or luck else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
         yield Decision(
             "data.flip", flip, f"the probe's skill on mirrored images: {_points(probed.mirrored)}; {meaning}"

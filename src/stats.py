@@ -59,7 +59,7 @@ def confusions(found: torch.Tensor, target: torch.Tensor, classes: int) -> torch
         known = truth < classes
         index = truth[known].long() * classes + answer[known].long()
         counts.append(torch.bincount(index, minlength=classes * classes).view(classes, classes))
-    return torch.stack(counts).float()
+    return torch.stack(counts).float() if counts else torch.zeros(0, classes, classes, device=target.device)
 
 
 def bootstrap(

@@ -1,5 +1,6 @@
 """Two processes, by Lightning's launcher and by torchrun: the test metrics of one, uneven shards and all."""
 
+import csv
 import json
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from src.data.images import read
 from src.data.transforms import evaluation
 from src.models.network import load_model
 from src.tasks.multiclass import multiclass
+from tests import made
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -78,3 +80,19 @@ def test_it_is_written_and_said_once(run):
     assert json.loads((where / "run.json").read_text())["state"] == "finished"
     history = (where / "metrics.csv").read_text().splitlines()
     assert len(history) == len(set(history))
+
+
+def test_masks_are_measured_where_a_rank_has_no_val_image(tmp_path):
+    root = made.shapes(tmp_path / "shapes", n=20)
+    said = [
+        "data=csv", f"data.root={root}", "data.table=table.csv", "task=segmentation", "recipe=off", "data.batch_size=6",
+        "task.labels.values={ground: 0, block: 100, line: 200}", "model.name=test_byobnet.glyphs", "trainer=ddp",
+        "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=1", f"paths.cache={tmp_path / 'cache'}",
+        f"run_dir={tmp_path / 'run'}", "logger=[csv]", "select=last",
+    ]  # fmt: skip
+    train(["train.py"], said)
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["val/images"] == 3 and found["test/images"] == 5 and 0 < found["test/miou"] < 1
+    with (tmp_path / "run" / "metrics.csv").open() as stream:
+        during = [float(row["val/miou"]) for row in csv.DictReader(stream) if row.get("val/miou")]
+    assert during == [pytest.approx(found["val/miou"], abs=1e-5)]

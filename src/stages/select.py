@@ -37,10 +37,12 @@ def names(run: Run) -> list[str]:
     asked = str(run.cfg["select"])
     if asked != "auto":
         return [asked]
-    closed = ["ema+closing", "ema+blend"] if run.audit.each <= MANY else ["ema+blend", "ema+closing"]
+    closed = ["+closing", "+blend"] if run.audit.each <= MANY else ["+blend", "+closing"]
+    heads = closed if run.task.close else []
+    order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
     if "rival" in run.home.state():
-        closed = [f"soup+{c.partition('+')[2]}" for c in closed] + closed + ["rival+closing"]
-    order = [*(closed if run.task.close else []), "ema", "last", "best"]
+        order = [*(f"soup{head}" for head in heads or [""]), *order]
+        order.insert(order.index("ema") + (not heads), "rival+closing" if heads else "rival")
     order += ["probe"] if probe.there(run.home) else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     return [name + ("+mirror" if both else "") for name in order for both in mirror]

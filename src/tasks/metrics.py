@@ -93,6 +93,7 @@ class Whole(Metric):
     """score(logits (N, …), target (N, …)) -> scalar of all images at once: what is no mean over them."""
 
     full_state_update = False
+    takes_nothing = True  # and must, where a rank has no image: ranks exchange their lists, which may not be missing
     logits: list[torch.Tensor]
     target: list[torch.Tensor]
 
