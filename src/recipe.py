@@ -198,25 +198,30 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
-    if not _given("augment", given) and facts.dense:
-        reason = "masks move with their images; what turns or shears is left out"
-        yield Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)
-    elif not _given("augment", given) and facts.geometric:
-        reason = "where, how large or which way round something is may be the target: only the light changes"
-        yield Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
-    elif not _given("augment", given) and facts.channels in (1, 3):
-        grey = facts.probed.grey if facts.probed else None
-        if grey is not None and grey < -GREY:
-            yield Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
-        else:
-            asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
-            yield Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
+    if not _given("augment", given):
+        yield _augment(facts)
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision(
             "loss.label_smoothing", 0.1, "the usual 0.1: the targets of cropped and distorted images are not certain"
         )
     if facts.device == "gpu" and facts.bf16:
         yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
+
+
+def _augment(facts: Facts) -> Decision:
+    grey = facts.probed.grey if facts.probed else None
+    if facts.dense:
+        reason = "masks move with their images; what turns or shears is left out"
+        return Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)
+    if facts.geometric:
+        reason = "where, how large or which way round something is may be the target: only the light changes"
+        return Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
+    if facts.channels not in (1, 3):
+        return Decision("augment", "light", f"random colours are not known for {facts.channels} channels")
+    if grey is not None and grey < -GREY:
+        return Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
+    asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
+    return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:

@@ -180,3 +180,24 @@ def test_a_probe_alone_trains_nothing():
     found = decided(recipe.plan(facts(probed=probed()), {**config(), "recipe": "probe"}, frozenset()))
     assert found["select"] == "probe"
     assert "fit" not in found["stages"]
+
+
+def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must_be_harmless():
+    moved = probed(mirrored=-0.02, asked=400)
+    classes, numbers = (
+        decided(recipe.plan(replace(facts(probed=moved), **kind), config(), frozenset()))
+        for kind in ({}, {"geometric": True, "counts": ()})
+    )
+    assert (classes["augment"], classes["data.flip"]) == ("trivial", 0.5)
+    assert (numbers["augment"], numbers["data.flip"]) == ("colour", 0.0)
+    assert "task.monitor" not in numbers
+
+
+def test_a_new_decoder_learns_faster_than_the_backbone_which_keeps_its_rate():
+    plain, dense = (
+        decided(recipe.plan(replace(facts(), dense=dense), config(), frozenset())) for dense in (False, True)
+    )
+    assert dense["augment"] == "jitter" and dense["optimizer.lr"] == recipe.DECODER > plain["optimizer.lr"]
+    for part in ("finetune.body", "finetune.stem"):
+        assert dense[part] * dense["optimizer.lr"] == pytest.approx(plain[part] * plain["optimizer.lr"], rel=1e-2)
+    assert "refit" not in dense
