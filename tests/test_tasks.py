@@ -444,3 +444,21 @@ def test_a_million_rows_are_known_within_seconds(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert "one image with two targets" in done.stdout
+
+
+def test_where_an_image_tells_nothing_the_blind_answer_remains():
+    draw = torch.Generator().manual_seed(0)
+    target = 1000 + 3 * torch.randn(400, 1, generator=draw)
+    task = make(node("task", "regression"))(classes=("a",), targets=target.tolist())
+    for part, noise in ((0.0, 3.0), (1.0, 0.1)):  # of the target that the features show
+        x = torch.randn(400, 6, generator=draw)
+        x[:, :1] += part * (target - 1000) / noise
+        heads = [task.close(x[:200, :4], target[:200], slice(0, 4)) for _ in range(2)]
+        heads = [(torch.nn.functional.pad(w, (0, 2)), b) for w, b in heads]
+        weights = task.weigh(*heads, x[200:300], target[200:300])
+        mixed = task.mix(*heads, weights["blend"], target[:200])
+        found = x[300:] @ mixed[0].T + mixed[1]
+        blind = task.constant(target[:200]).expand(100, -1)
+        ours, base = (metric(task, answer, target[300:]) for answer in (found, blind))
+        assert ours < 0.2 * base if part else ours < 1.01 * base
+        assert sum(weights["blend"]) > 1.5 if part else sum(weights["blend"]) < 0.5
