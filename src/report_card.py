@@ -67,7 +67,11 @@ def last_screen(home: RunFolder) -> None:
         split = name.partition("/")[0]
         seen, there = int(metrics[f"{split}/images"]), state["images"][split]
         value, low, high = (_said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
+        if not state.get("beaten", True):
+            print("NOT BETTER than the best answer that does not look at the images: they may not show what is asked.")
         print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
+        if f"{name}/constant" in metrics:
+            print(f"blind answer  {_said(name, metrics[f'{name}/constant'])}")
     if not intervals:
         shown = "test/" if "test/images" in metrics else "val/"
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))

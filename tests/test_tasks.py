@@ -76,6 +76,24 @@ def test_a_regression_is_right_in_the_units_of_its_table(ran):
 
 
 @pytest.mark.slow
+def test_a_model_that_knows_no_more_than_the_blind_answer_says_so_first(zygote, tmp_path):
+    root = made.bars(tmp_path / "images", n=60)
+    lines = (root / "table.csv").read_text().splitlines()
+    draw = np.random.default_rng(0)
+    noise = [f"{line.split(',')[0]},{line.split(',')[1]},{draw.normal():.3f}" for line in lines[1:]]
+    (root / "noise.csv").write_text("\n".join(["path,split,target", *noise]))
+    more = ["data.table=noise.csv", "recipe=off", "optimizer.lr=1e-2", "trainer.max_epochs=4", "data.batch_size=4"]
+    common = [
+        word for word in words(root, "regression", tmp_path) if not word.startswith(("data.table", "trainer.max"))
+    ]
+    assert zygote.run(*common, *more) == 0, zygote.screen
+    told = zygote.screen.split("ETA 0:00")[-1]
+    said = found(tmp_path / "regression")
+    assert (said["test/rmse"] > said["test/rmse/constant"]) == ("NOT BETTER than the best answer" in told)
+    assert said["test/rmse"] > said["test/rmse/constant"] and told.index("NOT BETTER") < told.index("test/rmse")
+
+
+@pytest.mark.slow
 def test_levels_are_predicted_by_their_names_in_their_order(ran):
     run = ran("ordinal")
     said, predicted = found(run), rows(run / "predictions.csv")

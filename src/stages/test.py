@@ -32,8 +32,10 @@ def test(run: Run) -> None:
     found = measure(run, "test", logits, target)
     if bounds := interval(run.task, logits, target, run.cfg["seed"]):
         found |= {f"test/{headline}/low": bounds[0], f"test/{headline}/high": bounds[1]}
-        blind = blindly(run, logits, target)
-        found[f"test/{headline}/constant"] = metric(run.task, blind, target) or 0.0
+        blind = metric(run.task, blindly(run, logits, target), target) or 0.0
+        found[f"test/{headline}/constant"] = blind
+        better = found[f"test/{headline}"] > blind if run.task.mode == "max" else found[f"test/{headline}"] < blind
+        run.home.update(beaten=better)
     run.home.add_metrics(found)
 
 
