@@ -51,7 +51,7 @@ def opened(source: Source, folder: Path | None, resize: str | None = None, limit
 
 
 def pixels(images: Copies) -> list[torch.Tensor]:
-    return [images(i) for i in range(len(images.paths))]
+    return [images(i) for i in range(len(images))]
 
 
 def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:

@@ -491,11 +491,12 @@ def test_all_faults_of_a_table_are_listed_with_their_rows(tmp_path):
 
 
 def test_an_image_in_two_splits_is_a_leak(tmp_path):
-    tree(tmp_path, *(f"{i}.png" for i in range(6)))
+    for i in range(6):
+        Image.fromarray(np.full((2, 2, 3), 40 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
     rows = [*([f"{i}.png", "ab"[i % 2], "train"] for i in range(6)), ["0.png", "a", "test"], ["1.png", "b", "val"]]
     source = table(tmp_path, write_table(tmp_path, rows, header=("path", "target", "split")))
     pairs = audit.leaks(audit.audit(source))
-    assert pairs == [(("train", 0), ("test", 0)), (("train", 1), ("val", 0))]
+    assert sorted(pairs) == [(("train", 0), ("test", 0)), (("train", 1), ("val", 0))]
     assert splits(audit.without_leaks(source, pairs, "drop")) == {"train": 4, "val": 1, "test": 1}
 
 

@@ -51,7 +51,7 @@ def test_a_loss_falls_when_the_right_logit_grows(name):
     assert values == sorted(values, reverse=True) and values[0] > values[-1] + 0.1
 
 
-@pytest.mark.parametrize("name", sorted(set(names("loss")) - {"corn"}))  # CORN's is one over those that reach a level
+@pytest.mark.parametrize("name", sorted(set(names("loss")) - {"corn", "mask"}))  # these are of the batch
 def test_a_loss_is_the_mean_over_the_batch(name):
     each = [loss(name, LOGITS[i : i + 1], TARGET[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(loss(name), torch.stack(each).mean())
@@ -125,7 +125,8 @@ def test_by_frequency_a_rare_class_counts_more():
 
 
 def test_every_loss_has_its_formula_here():
-    assert {name for name, _, _ in FORMULAS} | {*OF_ONE, "corn", "expected_level"} == set(names("loss"))
+    """That of masks in test_segmentation.py."""
+    assert {name for name, _, _ in FORMULAS} | {*OF_ONE, "corn", "expected_level", "mask"} == set(names("loss"))
 
 
 def test_label_smoothing_gives_a_part_to_all_classes():

@@ -49,9 +49,13 @@ class Copies:
     The pixels are the same whether they come from `file`, are put there, or, where it is None, are made each time.
     """
 
-    def __init__(self, read: Callable[[int], torch.Tensor], channels: int, change: Change, file: Path | None = None):
-        self.read, self.channels, self.change, self.file = read, channels, change, file
+    def __init__(self, read: Callable[[int], torch.Tensor], count: int, channels: int, change: Change):
+        self.read, self.count, self.channels, self.change = read, count, channels, change
+        self.file: Path | None = None
         self.full = False  # the disk: it is not asked again for every image
+
+    def __len__(self) -> int:
+        return self.count
 
     def __call__(self, index: int) -> torch.Tensor:
         pixels = self._kept(self.file, index) if self.file else None
@@ -110,7 +114,7 @@ def copies(
         nearest = replace(spec, interpolation="nearest")
         labels = evaluation(nearest, resize) if resize else partial(_smaller, spec=nearest)
         change = partial(_both, change, labels)
-    streaming = Copies(reading, channels, change if resize else _as_it_is)
+    streaming = Copies(reading, len(split), channels, change if resize else _as_it_is)
     if folder is None:
         return streaming, ""
     if limit == 0:
@@ -122,7 +126,7 @@ def copies(
     what = f"{len(split):,} {'training' if name == 'train' else name} images at {side} px, {size / 1e9:.2f} GB"
     if size > limit * 1e9:
         return streaming, f"streaming: {what}, are more than data.cache_gb={limit:g}"
-    made = Copies(reading, channels, change)
+    made = Copies(reading, len(split), channels, change)
     try:
         if fault:
             raise fault
