@@ -97,7 +97,8 @@ def fork(
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
     if whole:
         train, val = (source.splits[split] for split in ("train", "val"))
-        both = Split(train.paths + val.paths, train.targets + val.targets, train.groups + val.groups)
+        together = train.groups + val.groups if train.groups and val.groups else ()  # of all images, or of none
+        both = Split(train.paths + val.paths, train.targets + val.targets, together)
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric

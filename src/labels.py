@@ -131,7 +131,7 @@ class ManyClasses(Labels):
 
 
 @dataclass(frozen=True)
-class Levels(Labels):
+class Levels(OneClass):
     """One of several levels in a stated order; the target is its place. order: from low to high; None: of numbers."""
 
     order: Sequence[str | int | float] | None = None
@@ -159,16 +159,6 @@ class Levels(Labels):
         if len(train) < 2:
             raise DataError(f"{where}: train has {len(set(train))} level(s), {shorten(sorted(train))}; it needs two.")
         return tuple(names)
-
-    def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], int]:
-        index = {name: i for i, name in enumerate(classes)}
-        return lambda cells: index[cells[0]]
-
-    def text(self, target: int, classes: tuple[str, ...]) -> Cells:
-        return ("" if target == UNLABELLED else classes[target],)
-
-    def strata(self, targets: Sequence[int]) -> list[tuple]:
-        return [(target,) for target in targets]
 
 
 @dataclass(frozen=True)

@@ -146,9 +146,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
         flip = 0.5 if probed.mirrored > -(FLIP / 4 if facts.geometric else FLIP) or luck else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
-        yield Decision(
-            "data.flip", flip, f"the probe's skill on mirrored images: {_points(probed.mirrored)}; {meaning}"
-        )
+        yield Decision("data.flip", flip, f"the probe on mirrored images: {_points(probed.mirrored)}; {meaning}")
 
 
 def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Iterator[Decision]:
@@ -180,10 +178,8 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     settles = size >= 16 and updates >= SETTLES
     if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
         few = "a short run would only replace good statistics by those of a few distorted images"
-        many = "a run of so many updates can learn its own statistics"
-        yield Decision(
-            "model.batchnorm", "train" if settles else "frozen", f"{updates:,} updates: {many if settles else few}"
-        )
+        why = f"{updates:,} updates: {'so many can learn statistics of their own' if settles else few}"
+        yield Decision("model.batchnorm", "train" if settles else "frozen", why)
     lr = family.lr if layered else family.lr * family.body
     if not facts.pretrained or (facts.family == "batchnorm" and settles):
         lr = OWN_STATISTICS
@@ -193,7 +189,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("finetune.body", round(family.body * part, 4), f"{name}: the backbone's part of the head's rate")
         yield Decision("finetune.stem", round(family.stem * part, 4), f"{name}: the first layer's part of it")
     if not _given("optimizer", given):
-        new = ", a decoder that knows nothing yet" if head != lr else ""
+        new = ", a new decoder" if head != lr else ""
         yield Decision("optimizer.lr", head, f"AdamW, {name}, {updates:,} updates in all{new}")
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
@@ -201,9 +197,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if not _given("augment", given):
         yield _augment(facts)
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
-        yield Decision(
-            "loss.label_smoothing", 0.1, "the usual 0.1: the targets of cropped and distorted images are not certain"
-        )
+        yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
     if facts.device == "gpu" and facts.bf16:
         yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
 
