@@ -96,3 +96,14 @@ def test_masks_are_measured_where_a_rank_has_no_val_image(tmp_path):
     with (tmp_path / "run" / "metrics.csv").open() as stream:
         during = [float(row["val/miou"]) for row in csv.DictReader(stream) if row.get("val/miou")]
     assert during == [pytest.approx(found["val/miou"], abs=1e-5)]
+
+
+def test_the_process_group_ends_before_the_interpreter_does():
+    script = (
+        "import atexit\nimport torch.distributed as dist\n"
+        "atexit.register(lambda: print('there' if dist.is_initialized() else 'gone'))\n"  # the last of all to be called
+        "from src import world\n"
+        f"dist.init_process_group('gloo', init_method='tcp://127.0.0.1:{free_port()}', rank=0, world_size=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "gone\n", done.stderr
