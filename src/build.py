@@ -189,9 +189,10 @@ def compose(
 ) -> Module:
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
-    chosen = partial(groups, policy, layers=network.layers, no_decay=network.no_decay, lr=lr, weight_decay=decay)
     loss = make(cfg["loss"])
     loss = loss(counts=counts, images=images) if isinstance(loss, partial) else loss
+    places = {"layers": network.layers, "no_decay": network.no_decay}
+    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss)
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
 
 

@@ -82,6 +82,17 @@ def test_each_trainable_parameter_is_in_one_group_and_decays_only_where_it_may(n
         assert decay[id(p)] == (0 if exempt else DECAY), n
 
 
+@pytest.mark.parametrize("policy", names("finetune"))
+def test_what_a_loss_learns_is_in_one_group_at_the_rate_of_the_head_without_decay(network, policy):
+    net, loss = network("test_resnet"), nn.Bilinear(2, 2, 2)
+    loss.bias.requires_grad_(False)
+    plain = planned(net, policy)
+    found = groups(make(node("finetune", policy)), net, net.layers, net.no_decay, LR, DECAY, loss)
+    own = [group for group in found if any(p is loss.weight for p in group["params"])]
+    assert len(own) == 1 and len(found) == len(plain) + 1
+    assert (own[0]["lr"], own[0]["weight_decay"], len(own[0]["params"])) == (LR, 0.0, 1)
+
+
 def test_position_embeddings_and_bias_tables_do_not_decay(network):
     for name, part in (("test_vit", "pos_embed"), (SWIN, "relative_position_bias_table")):
         net = network(name)

@@ -58,12 +58,13 @@ def groups(
     no_decay: Collection[str],
     lr: float,
     weight_decay: float,
+    loss: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Freezes what does not train, or what nothing reads, and returns optimizer groups: every trainable parameter is
-    in exactly one.
+    in exactly one, also those of a loss that learns.
 
     The learning rate of each group is absolute (torch's schedulers ignore timm's `lr_scale`). Norms, biases and
-    other 1-d parameters, and what the architecture exempts, get no weight decay.
+    other 1-d parameters, what the architecture exempts, and the loss's own get no weight decay.
     """
     where = places(network, layers)
     policy.plan(where.values())
@@ -81,4 +82,5 @@ def groups(
             f"finetune={type(policy).__name__.lower()} leaves nothing to train in this network.\n"
             "Choose finetune=full, or a policy that trains at least the head."
         )
-    return list(found.values())
+    own = [] if loss is None else [parameter for parameter in loss.parameters() if parameter.requires_grad]
+    return [*found.values(), *([{"params": own, "lr": lr, "weight_decay": 0.0}] if own else [])]
