@@ -1,7 +1,7 @@
 """The user's words against the composed yaml, before torch: unknown keys, types, impossible values, nearest names.
 
-`words` reads them, `configs` composes the yaml they choose, `rules` says what values make sense, `nearest` what was
-meant, `help` is the page of --help.
+`words` reads them, `configs` composes the yaml they choose, `rules` says what values make sense, `together` which
+suit each other, `nearest` what was meant, `help` is the page of --help.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from src.check import configs, rules
 from src.check.configs import MISSING, listed, lookup
 from src.check.nearest import did_you_mean, no_option
+from src.check.together import together
 from src.check.words import PRINTS, SEVERAL, UNCHECKED, Word, parsed, sorted_out
 from src.contracts import ConfigError
 from src.factory import allowed, targets
@@ -108,7 +109,7 @@ def _judged(
                     yield f"{word.text}\n  {fault}"
         final = _with(final, word.key, word.values[0])
     if not prints:
-        yield from rules.together(final)
+        yield from together(final)
         yield from () if lookup(final, "resume") else _gaps(final, given)
     for where, target in targets(config):
         if not allowed(target):

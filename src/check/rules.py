@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from src.check.configs import MISSING, lookup
 from src.factory import allowed
 
 
@@ -258,43 +257,3 @@ def _like(default: list[Any]) -> Rule:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list)
-
-
-def together(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong between keys that are each right."""
-
-    def of(key: str) -> Any:
-        found = lookup(cfg, key)
-        return None if found is MISSING else found
-
-    val, test = of("data.val_size"), of("data.test_size")
-    if _real(val) and _real(test) and val + test >= 1:
-        yield (
-            f"data.val_size={val} data.test_size={test}\n  Together they leave nothing to train on. "
-            "Set them to parts that add up to less than 1."
-        )
-    fold, folds = of("data.fold"), of("data.folds")
-    if _whole(fold) and _whole(folds) and fold >= folds:
-        yield f"data.fold={fold} data.folds={folds}\n  Folds are counted from 0: set data.fold to 0 … {folds - 1}."
-    if of("resume") and of("init_from"):
-        yield (
-            f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
-            "init_from starts a new run from weights. Leave one out."
-        )
-    if of("model.candidates") and of("recipe") in ("off", "fast"):
-        yield (
-            f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
-            "model.name and model.weights."
-        )
-    if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
-        yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
-    if of("budget") and of("recipe") == "off":
-        yield (
-            f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
-            "callbacks.deadline.seconds for the fit alone."
-        )
-    if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
-        yield (
-            f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "
-            "Set trainer.max_steps, or trainer.max_epochs to the number of epochs."
-        )
