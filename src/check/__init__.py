@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from src.check import configs, rules
+from src.check import configs, kinds, rules
 from src.check.configs import MISSING, listed, lookup
 from src.check.nearest import did_you_mean, no_option
 from src.check.together import together
@@ -95,7 +95,7 @@ def _judged(
     for name, body in presets.items():
         for key, value in _leaves("", body, plain):
             if fault := _fault(key, value, plain, plain):
-                yield f"{configs.read(name).place}: {key}={rules.said(value)}\n  {fault}"
+                yield f"{configs.read(name).place}: {key}={kinds.said(value)}\n  {fault}"
         config = configs.merged(config, body)
     final = config
     for word in words:
@@ -104,7 +104,7 @@ def _judged(
             continue
         for value, text in zip(word.values, word.texts, strict=True):
             for key, leaf in _leaves(word.key, value, config):
-                typed_as = text if key == word.key else rules.said(leaf)
+                typed_as = text if key == word.key else kinds.said(leaf)
                 if fault := _fault(key, leaf, plain, config, typed_as, word.sign):
                     yield f"{word.text}\n  {fault}"
         final = _with(final, word.key, word.values[0])
@@ -135,7 +135,7 @@ def _fault(
     if default is MISSING and lookup(config, key) is MISSING:
         why = f"There is no key {key}"
         added = f", and {sign} adds none: every key is in a yaml" if sign else ""
-        return f"{why}{added}. {did_you_mean(key, text or rules.said(value), plain)}"
+        return f"{why}{added}. {did_you_mean(key, text or kinds.said(value), plain)}"
     if sign == "+":
         return f"The key exists, so it needs no +. Write {key}={text}."
     if isinstance(value, str) and "${" in value:
@@ -150,7 +150,7 @@ def _fault(
             return f"{key} is no value but a group of keys: {', '.join(f'{key}.{name}' for name in default)}."
         return ""
     said, known = configs.comment(key), default is not MISSING and default not in (None, "")
-    asked = f"{key} must be {rule.words}" + (f"; the yaml has {rules.said(default)}" if known else "")
+    asked = f"{key} must be {rule.words}" + (f"; the yaml has {kinds.said(default)}" if known else "")
     return f"{asked}." + (f"\n  ({said})" if said else "")
 
 

@@ -2,82 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from src.check.kinds import (
+    BATCHES,
+    BOOL,
+    NODE,
+    NULL,
+    PRECISIONS,
+    TEXT,
+    Rule,
+    is_whole,
+    number,
+    one_of,
+    pair,
+    real,
+    said,
+    whole,
+)
 from src.factory import allowed
-
-
-@dataclass(frozen=True)
-class Rule:
-    words: str  # it must be …
-    holds: Callable[[Any], bool]
-
-    def __or__(self, other: Rule) -> Rule:
-        return Rule(f"{self.words}, or {other.words}", lambda v: self.holds(v) or other.holds(v))
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _within(range_: str) -> Callable[[float], bool]:
-    """'0 <= x < 1' -> a test."""
-    found = re.fullmatch(r"(?:(\S+) (<=?) )?x(?: (<=?) (\S+))?", range_)
-    assert found, range_
-    low, lower, upper, high = found.groups()
-
-    def test(x: float) -> bool:
-        above = not low or (float(low) < x if lower == "<" else float(low) <= x)
-        return above and (not high or (x < float(high) if upper == "<" else x <= float(high)))
-
-    return test
-
-
-def number(range_: str) -> Rule:
-    return Rule(f"a number, {range_}", lambda v: _real(v) and _within(range_)(v))
-
-
-def whole(range_: str) -> Rule:
-    return Rule(f"a whole number, {range_}", lambda v: _whole(v) and _within(range_)(v))
-
-
-def pair(range_: str, rising: bool = True) -> Rule:
-    def holds(v: Any) -> bool:
-        inside = isinstance(v, list) and len(v) == 2 and all(_real(x) and _within(range_)(x) for x in v)
-        return inside and (not rising or v[0] <= v[1])
-
-    return Rule(f"{'[low,high]' if rising else 'two numbers'}, each {range_}", holds)
-
-
-def one_of(*values: Any, note: str = "") -> Rule:
-    shown = " | ".join(map(said, values))
-    return Rule(shown + note, lambda v: any(v == x and type(v) is type(x) for x in values))
-
-
-def said(value: Any) -> str:
-    """As the user types it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(said, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return "{…}" if isinstance(value, dict) else str(value)
-
-
-NULL = Rule("null", lambda v: v is None)
-TEXT = Rule("text", lambda v: isinstance(v, str) and v != "")
-NODE = Rule("a yaml node with a _target_", lambda v: isinstance(v, dict) and "_target_" in v)
-BOOL = one_of(True, False)
-BATCHES = whole("1 <= x") | number("0 < x <= 1") | NULL
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 
 # Dotted patterns; the first that matches decides. Keys without a rule are held to the type of their yaml value.
 RULES: dict[str, Rule] = {
@@ -93,7 +38,7 @@ RULES: dict[str, Rule] = {
     "start": one_of("random", "probe"),
     "sweep": Rule(
         "a list of different factors on the learning rate, of which the first is 1",
-        lambda v: _is_list(v) and v[:1] == [1] and all(_real(x) and x > 0 for x in v) and len(set(v)) == len(v),
+        lambda v: _is_list(v) and v[:1] == [1] and all(real(x) and x > 0 for x in v) and len(set(v)) == len(v),
     ),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
@@ -190,7 +135,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(
         "how many (2), which ([0,2]), or auto",
-        lambda v: v in ("auto", -1) or (_whole(v) and v > 0) or (_is_list(v) and v != [] and all(map(_whole, v))),
+        lambda v: v in ("auto", -1) or (is_whole(v) and v > 0) or (_is_list(v) and v != [] and all(map(is_whole, v))),
     ),
     "trainer.num_nodes": whole("1 <= x"),
     "trainer.strategy": TEXT | NODE,
@@ -236,9 +181,9 @@ def _of_type(default: Any) -> Rule:
     if isinstance(default, bool):
         return BOOL
     if isinstance(default, int):
-        return Rule("a whole number", _whole)
+        return Rule("a whole number", is_whole)
     if isinstance(default, float):
-        return Rule("a number", _real)
+        return Rule("a number", real)
     if isinstance(default, str):
         return Rule("text (digits as text are quoted twice: 'key=\"7\"')", lambda v: isinstance(v, str))
     if isinstance(default, list):
@@ -247,10 +192,10 @@ def _of_type(default: Any) -> Rule:
 
 
 def _like(default: list[Any]) -> Rule:
-    if default and all(map(_real, default)):
+    if default and all(map(real, default)):
         n = len(default)
         return Rule(
-            f"a list of {n} numbers, as {said(default)}", lambda v: _is_list(v) and len(v) == n and all(map(_real, v))
+            f"a list of {n} numbers, as {said(default)}", lambda v: _is_list(v) and len(v) == n and all(map(real, v))
         )
     return Rule(f"a list, as {said(default)}", _is_list)
 

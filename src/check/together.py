@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.check import rules
 from src.check.configs import MISSING, lookup
+from src.check.kinds import number, said, whole
 
 
 def together(cfg: Mapping[str, Any]) -> Iterator[str]:
@@ -15,7 +15,7 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         return None if found is MISSING else found
 
     val, test = of("data.val_size"), of("data.test_size")
-    part, place = rules.number("0 <= x").holds, rules.whole("0 <= x").holds
+    part, place = number("0 <= x").holds, whole("0 <= x").holds
     if part(val) and part(test) and val + test >= 1:
         yield (
             f"data.val_size={val} data.test_size={test}\n  Together they leave nothing to train on. "
@@ -43,6 +43,6 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         )
     if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
         yield (
-            f"trainer.max_epochs={rules.said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "
+            f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "
             "Set trainer.max_steps, or trainer.max_epochs to the number of epochs."
         )
