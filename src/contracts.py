@@ -92,7 +92,7 @@ class Backbone:
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 
 
-Weights = tuple[float, float]  # of the head that was trained, and of the one that was solved after it
+Weights = Any  # plain data: what the head that was trained, and the one solved after it, count in their sum
 Affine = tuple["torch.Tensor", "torch.Tensor"]  # weight (outputs, D), bias (outputs,)
 
 
@@ -104,7 +104,23 @@ class Head:
     weight: torch.Tensor  # (outputs, D)
     bias: torch.Tensor  # (outputs,)
     logits: torch.Tensor | None = None  # (N, outputs) of the images it was solved on, out of fold
-    parts: tuple[tuple[torch.Tensor, Affine], ...] = ()  # (images held out (n,), the head that did not see them)
+    parts: tuple[tuple[torch.Tensor, Affine], ...] = ()  # (images held out (n,), the head that did not see
+    # them); of an image that is held out several times they add up
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several targets that stand side by side, each in a slice of the outputs and of the targets (N, outputs)
+    that are NaN where it is unknown. A class is 1 among zeros there."""
+
+    name: str  # its column in the table
+    kind: str  # multiclass | multilabel | regression | ordinal
+    target: str  # as in Task
+    columns: slice
+    classes: tuple[str, ...]
+    known: int = 0  # training images that have it
+    loss: str | None = None  # by its name; None: the usual one
+    weight: float = 1.0  # of its loss in the sum
 
 
 Scorer = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]  # (logits (N, outputs), target (N, …)) -> …
@@ -115,7 +131,8 @@ class Task:
     """What differs between kinds of target. Logits are what the network puts out: of a regression, the numbers."""
 
     outputs: int  # width of the head
-    target: str  # class (an index) | labels (0 or 1 for each) | numbers | mask; a loss says in `takes` which it is for
+    target: str  # class (an index) | labels (0 or 1 for each) | numbers | mask | mixed (`parts`); a loss says in
+    # `takes` which it is for
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
     metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)
@@ -138,6 +155,7 @@ class Task:
     tune: Callable[..., dict[str, Any]] | None = None  # (logits, target) of val -> plain words for metrics and decode
     doubts: Callable[..., list[tuple[int, dict[str, Any]]]] | None = None
     # (logits out of fold, target) -> the images whose label the others contradict, the surest first, and what they say
+    parts: tuple[Part, ...] = ()  # where the target is several of different kinds
     figure: Callable[..., Any] | None = None  # (rows of predictions.csv, classes) -> a picture for TensorBoard
 
 

@@ -30,6 +30,7 @@ class Labels(ABC):
     """A kind of label. `columns` are those of a table that hold it."""
 
     columns: Sequence[str] = ("target",)
+    word: ClassVar[str] = "data.columns.target={}"  # how a user names a column of it
     files: ClassVar[bool] = False  # whether a cell is the path of a file, with a label for each pixel
 
     def on(self, columns: Sequence[str]) -> Self:
@@ -135,6 +136,7 @@ class Levels(OneClass):
     """One of several levels in a stated order; the target is its place. order: from low to high; None: of numbers."""
 
     order: Sequence[str | int | float] | None = None
+    key: str = "task.labels.order"  # where the user says it
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         counts = {split: Counter(cell for (cell,) in items if cell) for split, items in found.items()}
@@ -144,7 +146,7 @@ class Levels(OneClass):
             if words:
                 raise DataError(
                     f"{where}: the levels {shorten(words)} are no numbers, so their order is not known.\n"
-                    f"Set task.labels.order=[{','.join(names[:12])}] from low to high."
+                    f"Set {self.key}=[{','.join(names[:12])}] from low to high."
                 )
             names.sort(key=float)
         else:
@@ -152,9 +154,7 @@ class Levels(OneClass):
             told = sorted({name for count in counts.values() for name in count} - set(names))
             if told or len(set(names)) < len(names):
                 what = f"misses {shorten(told)}" if told else "names a level twice"
-                raise DataError(
-                    f"task.labels.order={names} {what} ({where}).\nName every level once, from low to high."
-                )
+                raise DataError(f"{self.key}={names} {what} ({where}).\nName every level once, from low to high.")
         train = counts.get("train", Counter())
         if len(train) < 2:
             raise DataError(f"{where}: train has {len(set(train))} level(s), {shorten(sorted(train))}; it needs two.")

@@ -22,13 +22,15 @@ def metric(task: Task, logits: torch.Tensor, target: torch.Tensor) -> float | No
 
 
 def interval(task: Task, logits: torch.Tensor, target: torch.Tensor, seed: int) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the monitored metric."""
+    """95 % bootstrap interval of the monitored metric; None where resamples have none."""
     if task.scores is not None:
         return bootstrap(task.scores(logits, target), seed, groups=target if task.by_class else None)
     if task.score is None:
         return None
     score = task.score
     found = resampled(lambda some: score(logits[some], target[some]), len(target), seed, DRAWS)
+    if not len(found):
+        return None
     low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

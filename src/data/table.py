@@ -61,7 +61,12 @@ def table(
     if split_column == "split" and "split" not in header:
         wanted.pop("split")  # nobody asked for it
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
-    columns = {key: [_column(file, header, name, key) for name in names] for key, names in wanted.items()}
+    words = {"group": "data.group={}", "time": "data.time={}", "target": labels.word}
+    places = [(name, words.get(key, f"data.columns.{key}={{}}")) for key, names in wanted.items() for name in names]
+    if faults := [fault for name, word in places if (fault := _absent(header, name, word))]:
+        listed = ", ".join(header) or "none, the file is empty"
+        raise DataError(f"data.table={file}: {' '.join(faults)}\nIts columns: {listed}.")
+    columns = {key: [header.index(name) for name in names] for key, names in wanted.items()}
     found, notes = _collect(root, file, lines, len(header), columns, labels)
     if time_column:
         found = _by_time(found)
@@ -97,19 +102,14 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"data.table={file}: is not a CSV file ({error}). Save it as 'CSV UTF-8'.") from error
 
 
-def _column(file: Path, header: list[str], name: str, key: str) -> int:
+def _absent(header: list[str], name: str, word: str) -> str:
+    """Why there is not one column of this name, or ''. `word`: how a user names it."""
     if header.count(name) == 1:
-        return header.index(name)
+        return ""
     near = difflib.get_close_matches(name.lower(), [column.lower() for column in header], 1)
     guess = next((column for column in header if near and column.lower() == near[0]), "NAME")
-    how_many, word = (
-        "no" if name not in header else "more than one",
-        key if key in ("group", "time") else f"columns.{key}",
-    )
-    raise DataError(
-        f"data.table={file}: {how_many} column {name!r}. "
-        f"Its columns: {', '.join(header) or 'none, the file is empty'}. Set data.{word}={guess}."
-    )
+    how_many = "no" if name not in header else "more than one"
+    return f"{how_many} column {name!r}. Set {word.format(guess)}."
 
 
 def _collect(

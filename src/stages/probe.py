@@ -145,7 +145,7 @@ def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: t
         rows = [(place[i], i) for i in held.tolist() if i in place]
         if rows:
             to = [j for j, _ in rows]
-            logits[to] = seen[to] @ weight.T + bias
+            logits[to] += seen[to] @ weight.T + bias
     assert head.logits is not None
     before = run.task.skill(head.logits[asked], target[asked])
     return float(run.task.skill(logits, target[asked]) - before)
