@@ -121,7 +121,6 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     r.loaders.refuse_too_few()
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
-    suits(cfg, trial, r.task)
     tried(trial.optimizer, trial.groups)
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
@@ -151,9 +150,9 @@ def card(r: Run) -> list[str]:
     return [*audit_card(r.source, r.audit), *said]
 
 
-def suits(cfg: dict[str, Any], trial: Module, task: Task) -> None:
+def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
     """Raises where the loss is for another kind of target: it might train without a word, towards nothing."""
-    takes = getattr(trial.loss, "takes", task.target)
+    takes = getattr(loss.func if isinstance(loss, partial) else loss, "takes", task.target)
     if takes != task.target:
         name, kind = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
         raise ConfigError(
@@ -190,7 +189,9 @@ def compose(
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
     loss = make(cfg["loss"])
-    loss = loss(counts=counts, images=images) if isinstance(loss, partial) else loss
+    suits(cfg, loss, task)
+    more = {"parts": task.parts} if task.parts else {}
+    loss = loss(counts=counts, images=images, **more) if isinstance(loss, partial) else loss
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss)
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)

@@ -14,7 +14,7 @@ from src.contracts import ConfigError
 ROOMS = tuple(f"src.{room}." for room in "callbacks data finetune labels losses models tasks".split())
 ALLOWED = frozenset(
     """
-    src.history.History
+    src.history.History src.mixed_labels.Mixed
     src.schedulers.Schedule src.schedulers.cosine src.schedulers.linear src.schedulers.polynomial
     src.schedulers.warmup_stable_decay src.schedulers.constant
     datetime.timedelta

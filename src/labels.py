@@ -62,6 +62,10 @@ class Labels(ABC):
         count = Counter(targets)
         return tuple(count[i] for i in range(len(classes)))
 
+    def card(self, targets: Sequence[Any], classes: tuple[str, ...]) -> list[str]:
+        """What else is to be said of the training images, a sentence a line."""
+        return []
+
     def serial(self, targets: Sequence[Any]) -> bool:
         """Whether neighbours, in the order of their names, are so alike that they are one scene."""
         return False

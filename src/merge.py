@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,6 +24,7 @@ from src.factory import make
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; behind them that of the normal distribution
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+ASIDE = ("/low", "/high", "/constant")  # what stands beside a metric
 Row = dict[str, str]
 
 
@@ -43,17 +45,30 @@ def read(file: Path) -> list[Row]:
         return list(csv.DictReader(stream))
 
 
-def logits(rows: list[Row], target: str, classes: list[str]) -> torch.Tensor:
+def logits(rows: list[Row], task: Any, classes: Sequence[str]) -> torch.Tensor:
     """(N, outputs), back from what a table says."""
+    if task.parts:
+        return torch.cat([_logits(rows, p.target, p.classes, f"/{p.name}") for p in task.parts], 1)
+    return _logits(rows, task.target, classes)
+
+
+def _logits(rows: list[Row], target: str, classes: Sequence[str], head: str = "") -> torch.Tensor:
+    """head: what a table with several targets says behind `prediction` and `prob`."""
     if target == "numbers":
-        columns = [f"prediction/{name}" for name in classes] if len(classes) > 1 else ["prediction"]
+        columns = [f"prediction/{name}" for name in classes] if len(classes) > 1 or head else ["prediction"]
         return torch.tensor([[float(row[column]) for column in columns] for row in rows])
-    p = torch.tensor([[float(row[f"prob/{name}"]) for name in classes] for row in rows]).clamp(1e-7, 1 - 1e-7)
+    p = torch.tensor([[float(row[f"prob{head}/{name}"]) for name in classes] for row in rows]).clamp(1e-7, 1 - 1e-7)
     return p.log() if target == "class" else p.logit()
 
 
-def averaged(parts: list[torch.Tensor], target: str) -> torch.Tensor:
+def averaged(folds: list[torch.Tensor], task: Any) -> torch.Tensor:
     """Probabilities are averaged, and numbers."""
+    if task.parts:
+        return torch.cat([_averaged([found[:, p.columns] for found in folds], p.target) for p in task.parts], 1)
+    return _averaged(folds, task.target)
+
+
+def _averaged(parts: list[torch.Tensor], target: str) -> torch.Tensor:
     if target == "class":
         return torch.stack([part.softmax(1) for part in parts]).mean(0).clamp(min=1e-12).log()
     if target == "labels":
@@ -80,12 +95,12 @@ def merge(sweep: Path) -> dict[str, float]:
         seen |= {row["path"]: fold for row in rows}
     tuned, out = _mean([fact.get("tuned", {}) for fact in facts]), sweep / "merged"
     whole = [row for rows in held for row in rows]
-    found = _write(out / "oof.csv", whole, logits(whole, task.target, first["classes"]), task, labels, first, tuned)
+    found = _write(out / "oof.csv", whole, logits(whole, task, first["classes"]), task, labels, first, tuned)
     said = {f"oof/{key}": value for key, value in found.items()}
     measured = [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
     for key in sorted(set.intersection(*(set(m) for m in measured))):
-        if key.startswith(("val/", "test/")) and key.count("/") == 1 and not key.endswith("/images"):
-            values = [m[key] for m in measured]
+        values = [m[key] for m in measured]
+        if key.startswith(("val/", "test/")) and not key.endswith(("/images", *ASIDE)) and None not in values:
             half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
             said |= {f"folds/{key}": mean(values), f"folds/{key}/low": mean(values) - half}
             said[f"folds/{key}/high"] = mean(values) + half
@@ -93,7 +108,7 @@ def merge(sweep: Path) -> dict[str, float]:
         tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
         if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
             raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
-        mixed = averaged([logits(rows, task.target, first["classes"]) for rows in tested], task.target)
+        mixed = averaged([logits(rows, task, first["classes"]) for rows in tested], task)
         found = _write(out / "predictions.csv", tested[0], mixed, task, labels, first, tuned)
         said |= {f"test/{key}": value for key, value in found.items()}
     folder.write(out / "metrics.json", json.dumps(said, indent=1))
@@ -102,7 +117,11 @@ def merge(sweep: Path) -> dict[str, float]:
 
 def _mean(tuned: list[dict[str, Any]]) -> dict[str, Any]:
     """What was tuned in each fold, on average."""
-    return {key: [mean(values) for values in zip(*(t[key] for t in tuned), strict=True)] for key in tuned[0]}
+    found = {}
+    for key in (key for key in tuned[0] if all(key in t for t in tuned)):
+        values = [t[key] for t in tuned]
+        found[key] = _mean(values) if isinstance(values[0], dict) else [*map(mean, zip(*values, strict=True))]
+    return found
 
 
 def _write(
@@ -118,12 +137,12 @@ def _write(
         for row, more in zip(rows, said, strict=True):
             out.writerow({"path": row["path"], **{column: row[column] for column in columns}, **more})
     told = [tuple(row[column] for column in columns) for row in rows]
-    if any(labels.fault(cells) for cells in told):
+    if any(labels.fault(cells) for cells in told) or not any(map(any, told)):
         return {}
     encode = labels.encoder(tuple(facts["classes"]))
     measured = task.metrics(**tuned)
     measured.update(found, torch.tensor([encode(cells) for cells in told]))
-    return {key: float(value) for key, value in measured.compute().items()}
+    return {key: float(value) for key, value in measured.compute().items() if not value.isnan()}
 
 
 def main() -> int:

@@ -83,6 +83,45 @@ def signs(root: Path, n: int = 320) -> Path:
     return drawn(root, rows, images)
 
 
+def cards(root: Path, n: int = 360, missing: float = 0.25) -> Path:
+    """A shape of three, as wide as `width` says (in hundredths of a pixel, from 1000 on), over one to four dots (the
+    level), between perhaps a line on the left, one on the right, and one on top (tags). A part of the cells is empty;
+    whole.csv has them all."""
+    draw, rows, images = np.random.default_rng(0), [], []
+    for i in range(n):
+        image, shape, dots = _canvas(draw), int(draw.integers(3)), int(draw.integers(4))
+        pen, half = ImageDraw.Draw(image), float(draw.uniform(3, 8))
+        x, y = 16 + draw.uniform(-1.5, 1.5), 13
+        box = [x - half, y - half, x + half, y + half]
+        if shape == 0:
+            pen.ellipse(box, fill=220)
+        elif shape == 1:
+            pen.rectangle(box, outline=220, width=2)
+        else:
+            pen.line(box, fill=220, width=3)
+            pen.line([box[0], box[3], box[2], box[1]], fill=220, width=3)
+        for k in range(dots + 1):
+            pen.rectangle([5 + 6 * k, 26, 8 + 6 * k, 29], fill=200)
+        lines = {"left": [1, 4, 1, 27], "right": [30, 4, 30, 27], "top": [3, 1, 28, 1]}
+        tags = [name for name, chance in (("left", 0.5), ("right", 0.3), ("top", 0.2)) if draw.random() < chance]
+        for name in tags:
+            pen.line(lines[name], fill=240, width=2)
+        row = {"shape": ("disc", "frame", "cross")[shape], "width": round(1000 + 200 * half, 1)}
+        row |= {"tags": "|".join(tags) or "|", "dots": ("one", "two", "three", "four")[dots]}
+        rows.append({"path": f"{i:03d}.png", "split": _split(i, n), **row})
+        images.append(image)
+    drawn(root, rows, images)
+    (root / "table.csv").rename(root / "whole.csv")
+    holes = [
+        {k: "" if k not in ("path", "split") and draw.random() < missing else v for k, v in row.items()} for row in rows
+    ]
+    with (root / "table.csv").open("w", newline="") as stream:
+        out = csv.DictWriter(stream, list(rows[0]))
+        out.writeheader()
+        out.writerows(holes)
+    return root
+
+
 def shapes(root: Path, n: int = 90, width: int = 56, height: int = 40) -> Path:
     """Rectangles, and lines three pixels thin, on a dark ground, of a size that is no multiple of 32 and not square:
     masks have 0, 100 and 200 for ground, block and line."""

@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "loss.positive": number("0 <= x"),
     "loss.margin": number("0 <= x < 1"),
     "loss.delta": number("0 < x"),
+    "loss.balance": one_of("fixed", "uncertainty"),
     "loss.weight": number("0 <= x"),
     "loss.ce": number("0 <= x"),
     "loss.dice": number("0 <= x"),
@@ -100,6 +101,11 @@ RULES: dict[str, Rule] = {
     "task.labels.ignore": whole("0 <= x") | NULL,
     "task.labels.stray": one_of("error", "nearest", "ignore"),
     "task.separator": TEXT,
+    "task.heads": Rule(
+        "a mapping of columns to multiclass | multilabel | regression | ordinal, or to {kind: …}",
+        lambda v: isinstance(v, dict) and v != {},
+    ),
+    "task.labels.heads": Rule("what task.heads says: set that", lambda v: False),
     "task.labels.order": Rule("a list of levels, from low to high", lambda v: _is_list(v) and len(v) > 1) | NULL,
     "optimizer.lr": number("0 < x"),
     "optimizer.weight_decay": number("0 <= x"),
@@ -171,6 +177,7 @@ def rule(key: str, default: Any) -> Rule:
     """The rule of a key whose yaml value is `default`."""
     if key == "stages":
         return Rule(f"a list of {', '.join(default)}", lambda v: isinstance(v, list) and all(x in default for x in v))
+    key = re.sub(r"^loss\.losses\.\w+\.(?!_)", "loss.", key)  # a loss in a sum of several is as it is alone
     for pattern, found in RULES.items():
         if fnmatchcase(key, pattern):
             return found

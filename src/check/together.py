@@ -9,6 +9,17 @@ from src.check.configs import MISSING, lookup
 from src.check.kinds import number, said, whole
 
 
+def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
+    from src.mixed_labels import faults, nearest, words
+
+    asked = f"task.heads={rules.said(heads)}"
+    found = list(faults(heads))
+    yield from (f"{asked}\n  {fault}" for fault in found)
+    for name, said in heads.items() if losses and not found else ():
+        if (loss := words(said).get("loss")) and loss not in losses:
+            yield f"{asked}\n  task.heads: {name}: no loss {loss!r}. {nearest(loss, losses)}"
+
+
 def together(cfg: Mapping[str, Any]) -> Iterator[str]:
     def of(key: str) -> Any:
         found = lookup(cfg, key)
@@ -41,6 +52,8 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
+    if isinstance(heads := of("task.heads"), dict):
+        yield from _heads(heads, list(of("loss.losses") or ()))
     if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
         yield (
             f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "

@@ -146,6 +146,7 @@ def card(source: Source, found: Audit) -> list[str]:
     ratio = f"1 : {found.imbalance:.3g}"
     classes = f"{len(found.counts)} classes of {few:,} to {many:,} training images ({ratio})"
     lines = [f"{sizes} images, {classes if found.counts else 'target ' + ', '.join(source.classes)}"]
+    lines += source.labels.card(source.splits["train"].targets, source.classes)
     if found.short:
         low, middle, high = found.aspect
         lines.append(f"short side {found.short[1]} px, width / height {low:.2f} … {middle:.2f} … {high:.2f}")
