@@ -17,7 +17,8 @@ from src.factory import ALLOWED
 from tests.conftest import ROOT
 
 GROUPS = [(group, option) for group, options in configs.groups().items() for option in options]
-FILL = {"data=folder": ["data.root=DIR"], "data=csv": ["data.root=DIR", "data.table=t.csv"]}
+FILL = {"data=folder": ["data.root=DIR"], "data=csv": ["data.root=DIR", "data.table=t.csv"],
+        "task=multihead": ["task.heads={a: regression}"]}  # fmt: skip
 
 
 def words(group, option):
@@ -46,6 +47,20 @@ BAD = {  # words -> what the answer must say, a regular expression
     "~logger": r"Write 'logger=\[\]'",
     "data@other=digits": "Write data=OPTION",
     "paths=logs": r"paths\.logs, paths\.cache",
+    "task=multihead": r"task\.heads has no value",
+    "task=multihead task.heads=colour": "mapping of columns to multiclass",
+    "task=multihead task.heads={colour: multiclas}": r"colour: multiclas is no kind. Did you mean multiclass\?",
+    "task=multihead task.heads={a: {kind: ordinal, ordr: [x,y]}}": "ordinal knows no word 'ordr'. Did you mean order",
+    "task=multihead task.heads={a: {kind: ordinal, order: [x]}}": "list of levels",
+    "task=multihead task.heads={a: {kind: regression, separator: x}}": "regression knows no word 'separator'",
+    "task=multihead task.heads={a: {kind: multilabel, weight: -1}}": "a: weight=-1 must be a number, 0 <= x",
+    "task=multihead task.heads={a: {loss: mse}}": "a: is neither a kind nor a mapping with a kind",
+    "task=multihead task.heads={a: {kind: regression, loss: msee}}": "a: no loss 'msee'. Did you mean mse",
+    "task=multihead task.heads={a.b: regression}": "must have no dot",
+    "task=multihead task.heads={a: regression} loss.balance=learnt": r"fixed \| uncertainty",
+    "task=multihead task.heads={a: regression} loss.losses.focal.gamma=-1": "0 <= x",
+    "task=multihead task.heads={a: regression} loss.losses.focl.gamma=1": r"loss\.losses\.focal\.gamma",
+    "task=multihead task.heads={a: regression} task.labels.heads={b: regression}": "what task.heads says",
     # groups
     "loss=focall": "It has: .*focal.*Did you mean focal",
     "model=resnet50": r"model\.name=resnet50",
@@ -139,6 +154,7 @@ GOOD = [
     "-m seed=0,1,2", "-m loss=focal,poly1 optimizer.lr=1e-3,1e-4", "-m seed=range(1,4)", "-m seed=choice(1,2)",
     "-m loss=glob(*)", "-m trainer=ddp trainer.devices=1", "-m seed=0,1 trainer.devices=[1]", "--hydra-help",
     "experiment=pretrain_glyphs debug=fast", "experiment=pretrain_glyphs data.count=100", "name=\"a b\"",
+    "task=multihead task.heads={a: regression, b: {kind: ordinal, order: [x,y], weight: 2, loss: corn}}",
     "hydra.run.dir=\"x\" hydra.job.name=train_ddp_process_1 hydra.output_subdir=null", "-sc install=bash",
     "augment=randaug augment.policy.magnitude=5", "augment=randaug augment.policy=null", "-cd elsewhere foo.bar=1",
 ]  # fmt: skip
