@@ -12,11 +12,11 @@ from src.check.kinds import number, said, whole
 def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
     from src.mixed_labels import faults, nearest, words
 
-    asked = f"task.heads={rules.said(heads)}"
+    asked = f"task.heads={said(heads)}"
     found = list(faults(heads))
     yield from (f"{asked}\n  {fault}" for fault in found)
-    for name, said in heads.items() if losses and not found else ():
-        if (loss := words(said).get("loss")) and loss not in losses:
+    for name, told in heads.items() if losses and not found else ():
+        if (loss := words(told).get("loss")) and loss not in losses:
             yield f"{asked}\n  task.heads: {name}: no loss {loss!r}. {nearest(loss, losses)}"
 
 
