@@ -107,33 +107,44 @@ def test_predict_says_of_every_head_what_the_test_said(ran, tmp_path):
             assert same, key
 
 
-@pytest.mark.slow
-def test_learnt_weights_resume_to_the_same_bit_and_folds_are_merged(zygote, tmp_path):
-    from src import checkpoint
-    from src.merge import merge
+def few(folder: Path, *more: str) -> list[str]:
+    """A run on 40 images without a recipe."""
+    root = made.cards(folder / "images", n=40)
+    words = ["data=csv", f"data.root={root}", "data.table=table.csv", "task=multihead", TYPED % ",".join(LEVELS)]
+    words += [*NET[:2], f"paths.cache={folder / 'cache'}", "recipe=off", "data.batch_size=8", "logger=[csv]"]
+    return [*words, *more]
 
-    root = made.cards(tmp_path / "images", n=60)
-    more = ["trainer.max_epochs=2", "recipe=off", "data.batch_size=8", "loss.balance=uncertainty", "logger=[csv]"]
-    words = ["data=csv", f"data.root={root}", "data.table=table.csv", "task=multihead", TYPED % ",".join(LEVELS), *NET]
-    words = [*words[:-2], f"paths.cache={tmp_path / 'cache'}", "callbacks.last.every_n_train_steps=2", *more]
-    sweep = [f"paths.logs={tmp_path / 'logs'}", "name=sweep", "data.folds=3", "data.fold=0,1,2"]
-    assert zygote.run("-m", *words, *sweep) == 0, zygote.screen
-    said = merge(tmp_path / "logs" / "sweep")
-    assert said["oof/skill"] <= 1 and "oof/width/rmse" in said and "folds/val/shape/acc" in said
-    oof = rows(tmp_path / "logs" / "sweep" / "merged" / "oof.csv")
-    known = [row for row in oof if row["target/width"]]
-    errors = [(float(row["prediction/width"]) - float(row["target/width"])) ** 2 for row in known]
-    assert said["oof/width/rmse"] == pytest.approx(math.sqrt(sum(errors) / len(errors)), rel=1e-4)
-    start, fault = [*words, "stages=[fit]"], {"at": "step", "n": 5, "number": int(signal.SIGKILL)}
+
+@pytest.mark.slow
+def test_learnt_weights_are_in_the_checkpoint_and_resume_to_the_same_bit(zygote, tmp_path):
+    from src import checkpoint
+
+    more = ["trainer.max_epochs=2", "loss.balance=uncertainty", "callbacks.last.every_n_train_steps=2", "stages=[fit]"]
+    start, fault = few(tmp_path, *more), {"at": "step", "n": 4, "number": int(signal.SIGKILL)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert zygote.run(*start, f"run_dir={tmp_path / 'cut'}", fault=fault) == -9
     assert zygote.run(f"resume={tmp_path / 'cut'}", seed=99) == 0, zygote.screen
+    assert 0 < zygote.screen.count("a training step") < 6
     one, two = (checkpoint.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "cut"))
     assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
     learnt = one["state_dict"]["loss.log_variance"]
     assert learnt.shape == (4,) and (learnt != 0).all()
     state = one["optimizer_states"][0]
     assert sum(len(group["params"]) for group in state["param_groups"]) == len(state["state"])
+
+
+@pytest.mark.slow
+def test_folds_of_several_heads_are_merged(zygote, tmp_path):
+    from src.merge import merge
+
+    sweep = [f"paths.logs={tmp_path / 'logs'}", "name=sweep", "data.folds=2", "data.fold=0,1", "trainer.max_epochs=1"]
+    assert zygote.run("-m", *few(tmp_path, *sweep)) == 0, zygote.screen
+    said = merge(tmp_path / "logs" / "sweep")
+    assert said["oof/skill"] <= 1 and {"folds/val/shape/acc", "test/tags/map_macro"} <= set(said)
+    oof = rows(tmp_path / "logs" / "sweep" / "merged" / "oof.csv")
+    known = [row for row in oof if row["target/width"]]
+    errors = [(float(row["prediction/width"]) - float(row["target/width"])) ** 2 for row in known]
+    assert said["oof/width/rmse"] == pytest.approx(math.sqrt(sum(errors) / len(errors)), rel=1e-4)
 
 
 # the loss
