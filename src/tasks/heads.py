@@ -30,8 +30,8 @@ def solve(
     groups: torch.Tensor | None = None,
     only: str | None = None,
 ) -> list[Head]:
-    """Every method on every view, at the temperature that suits its out-of-fold logits; the chosen one first, and behind
-    it those of the least cross-entropy.
+    """Every method on every view, at the temperature that suits its out-of-fold logits: the chosen one, then those of
+    the least cross-entropy.
 
     only: of the methods (`lda`, to compare views), or one head by its name. uniform: the heads suppose that all classes
     are equally frequent, whatever they are among these images.
