@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from src.contracts import Head
 from src.tasks import heads
+from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
 
 CLASSES = 3
@@ -166,15 +167,33 @@ def test_closing_adds_what_the_features_know_to_what_the_head_learnt():
         assert heads.temperature(x_val @ weight.T + bias, y_val) == pytest.approx(1, abs=0.15)
 
 
-def test_for_balanced_accuracy_the_prior_leaves_both_heads_where_they_learnt_it():
-    x, y = blobs(120, 8)
+def test_weights_of_a_ridge_are_numbers_of_images():
+    x, y = blobs(60, 8)
+    times = torch.arange(60) % 3 + 1
+    again = torch.arange(60).repeat_interleave(times)
+    (weight, bias), (weight_, bias_) = (
+        ridge(x[i], one_hot(y[i], CLASSES), (3.0,), much)["ridge 3"]
+        for i, much in ((torch.arange(60), times / times.float().mean()), (again, None))
+    )
+    torch.testing.assert_close(weight, weight_)
+    torch.testing.assert_close(bias, bias_)
+
+
+def test_for_balanced_accuracy_no_head_knows_how_frequent_the_classes_are():
+    x, y = blobs(300, 8)
+    rare = (y != 2) | (torch.arange(300) < 30)  # ten images of the third class
+    x, y = x[rare], y[rare]
     trained = heads.lda(x, y, CLASSES)["lda 0.2"]
-    prior = (torch.bincount(y, minlength=CLASSES) / 120).log()
-    plain, fair = (heads.close(x, y, slice(0, 8), CLASSES, uniform) for uniform in (False, True))
-    torch.testing.assert_close(fair[1], plain[1] - prior)
+    fair = heads.close(x, y, slice(0, 8), CLASSES, True)
+    prior = (torch.bincount(y, minlength=CLASSES) / len(y)).log()
     mixed = heads.mix(trained, fair, (0.5, 0.2), y, True)
     torch.testing.assert_close(mixed[1], 0.5 * (trained[1] - prior) + 0.2 * fair[1])
     torch.testing.assert_close(mixed[0], 0.5 * trained[0] + 0.2 * fair[0])
+    x_val, y_val = blobs(300, 8, seed=1)
+    few = slice(0, 3)  # features that leave doubts
+    found = [heads.close(x, y, few, CLASSES, uniform) for uniform in (True, False)]
+    said = [((x_val @ w.T + b).argmax(1)[y_val == 2] == 2).float().mean() for w, b in found]
+    assert said[0] > said[1] + 0.1, "a rare class is found as often as others"
 
 
 def test_the_scores_of_balanced_accuracy_have_it_as_their_mean():

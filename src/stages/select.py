@@ -11,7 +11,8 @@ from src.stages.candidates import Candidate, candidates, epoch, file_of, parts, 
 from src.stages.predict import measure, table, tuned
 from src.stats import gain, metric
 
-MANY = 200  # images a class from which the head that was trained knows something that the closing head does not
+MANY = 200  # images a class from which the head that was trained knows something that the closing head does not, as it
+# does where rare classes count as much as others (src/tasks/heads.py: `close`)
 
 
 def select(run: Run) -> None:
@@ -37,7 +38,8 @@ def names(run: Run) -> list[str]:
     asked = str(run.cfg["select"])
     if asked != "auto":
         return [asked]
-    closed = ["+closing", "+blend"] if run.audit.each <= MANY else ["+blend", "+closing"]
+    alone = run.audit.each <= MANY and not run.task.by_class
+    closed = ["+closing", "+blend"] if alone else ["+blend", "+closing"]
     heads = closed if run.task.close else []
     order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
     if "rival" in run.home.state():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -70,16 +70,20 @@ def folds(strata: torch.Tensor, seed: int, groups: torch.Tensor | None = None) -
     return fold
 
 
-def ridge(x: torch.Tensor, y: torch.Tensor, strengths=RIDGE) -> dict[str, Affine]:
-    """Least squares to y (N, C), on standardised features (Hoerl & Kennard 1970)."""
+def ridge(
+    x: torch.Tensor, y: torch.Tensor, strengths: Sequence[float] = RIDGE, weight: torch.Tensor | None = None
+) -> dict[str, Affine]:
+    """Least squares to y (N, C), on standardised features (Hoerl & Kennard 1970). weight (N,), 1 on average: of each
+    image, as if there were so many of it."""
     x, y = x.double(), y.double()
-    centre = x.mean(0)
-    scale = varying(x.std(0, correction=0), centre)
-    inner = (x - centre) / scale
-    solved, right, found = solver(inner, len(x)), inner.T @ (y - y.mean(0)) / len(x), {}
+    much = torch.ones(len(x), 1, dtype=x.dtype) if weight is None else weight.double()[:, None]
+    centre, level = (much * x).mean(0), (much * y).mean(0)
+    scale = varying((much * (x - centre).square()).mean(0).sqrt(), centre)
+    inner, found = much.sqrt() * (x - centre) / scale, {}
+    solved, right = solver(inner, len(x)), inner.T @ (much.sqrt() * (y - level)) / len(x)
     for strength in strengths:
-        weight = solved(1.0, strength, right).T / scale
-        found[f"ridge {strength:g}"] = (weight.float(), (y.mean(0) - weight @ centre).float())
+        solution = solved(1.0, strength, right).T / scale
+        found[f"ridge {strength:g}"] = (solution.float(), (level - solution @ centre).float())
     return found
 
 
