@@ -1,5 +1,7 @@
 """Heads solved on features, against their textbook definitions; and who is chosen among candidates."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -232,3 +234,19 @@ def test_the_first_candidate_is_left_only_for_a_gain_beyond_two_standard_errors(
     assert choice({"first": first, "second": clearly, "third": clearly}) == "second"
     assert choice({"first": [], "second": []}) == "first"
     assert choice({"first": [0], "second": [1]}) == "first", "one image is no evidence"
+
+
+def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first():
+    from types import SimpleNamespace
+
+    from src.stages.select import names
+
+    def first(monitor: str, each: float) -> str:
+        task = multiclass(("a", "b"), monitor, "max")
+        home = SimpleNamespace(state=dict, path=Path("nowhere"))
+        cfg = {"select": "auto", "data": {"flip": 0.0}}
+        return names(SimpleNamespace(task=task, cfg=cfg, home=home, audit=SimpleNamespace(each=each)))[0]
+
+    assert first("val/acc", 50) == "ema+closing"
+    assert first("val/balanced_acc", 50) == "ema+blend"
+    assert first("val/acc", 1000) == "ema+blend"
