@@ -148,7 +148,7 @@ def shapes(root: Path, n: int = 90, width: int = 56, height: int = 40) -> Path:
 def scribbles(root: Path, classes: int = 30, each: int = 12, splits: bool = True) -> Path:
     """Each class is a path of five strokes of its own, drawn elsewhere, turned, larger or smaller, and with other pens.
     The first 60 % of the classes are train, then val, then test: nobody has seen those. Without splits, folders."""
-    draw, rows, images = np.random.default_rng(0), [], []
+    draw, rows = np.random.default_rng(0), []
     for c in range(classes):
         points = draw.uniform(-10, 10, (6, 2))
         for i in range(each):
