@@ -152,9 +152,9 @@ def scribbles(root: Path, classes: int = 30, each: int = 12, splits: bool = True
     for c in range(classes):
         points = draw.uniform(-10, 10, (6, 2))
         for i in range(each):
-            image, a, scale = _canvas(draw), draw.normal(0, 0.15), draw.uniform(0.8, 1.1)
+            image, a, scale = _canvas(draw), draw.normal(0, 0.3), draw.uniform(0.6, 1)
             turn = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) * scale
-            line = points @ turn.T + SIDE / 2 + draw.uniform(-4, 4, 2) + draw.normal(0, 0.5, points.shape)
+            line = points @ turn.T + SIDE / 2 + draw.uniform(-6, 6, 2) + draw.normal(0, 0.5, points.shape)
             ink, pen = int(draw.integers(150, 255)), int(draw.integers(1, 4))
             ImageDraw.Draw(image).line([tuple(p) for p in line], fill=ink, width=pen, joint="curve")
             path = f"{c:02d}_{i:02d}.png" if splits else f"class_{c:02d}/{i:02d}.png"
