@@ -201,9 +201,7 @@ def start(
     return network, notes
 
 
-def compose(
-    cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[str, Any], network: Network
-) -> Module:
+def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[str, Any], network: Network) -> Module:
     """known: counts (training images of each class) and images; a loss that waits for them is given what it names."""
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
