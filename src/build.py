@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         folder.write(home.path / "leaks.csv", leak_table(source, pairs))
     source = without_leaks(source, pairs, data["leak"])
     found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
+    source = task.check(source) if task.check else source
     said = describe(first, known(cfg, source, spec, task))
     return equipped(cfg, home, source, found, task, spec, said, home.path / "checkpoints")
 
@@ -63,7 +65,9 @@ def equipped(
     said: dict[str, Any],
     checkpoints: Path,
 ) -> Run:
-    data = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb")}
+    data = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb", "per_class")}
+    train = source.splits["train"]
+    counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
     r = Run(
         cfg=cfg,
         home=home,
@@ -72,7 +76,7 @@ def equipped(
         task=task,
         spec=spec,
         network=lambda: start(cfg, task, source.classes, home)[0],
-        module=partial(compose, cfg, task, said, found.counts, len(source.splits["train"])),
+        module=partial(compose, cfg, task, said, counted),
         trainer=partial(trainer, cfg, home),
         loaders=Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **data, cache=Path(cfg["paths"]["cache"])),
         checkpoints=checkpoints,
@@ -118,6 +122,10 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: this task has no closing head.\nSet select=auto, ema, best or last."
         )
+    if r.task.mix is None and "+blend" in cfg["select"]:
+        raise ConfigError(
+            f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
+        )
     r.loaders.refuse_too_few()
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
@@ -151,13 +159,20 @@ def card(r: Run) -> list[str]:
 
 
 def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
-    """Raises where the loss is for another kind of target: it might train without a word, towards nothing."""
-    takes = getattr(loss.func if isinstance(loss, partial) else loss, "takes", task.target)
+    """Raises where the loss is for another kind of target, or other batches: it might train without a word, towards
+    nothing."""
+    kind = loss.func if isinstance(loss, partial) else loss
+    takes = getattr(kind, "takes", task.target)
+    name, asked = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
     if takes != task.target:
-        name, kind = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
         raise ConfigError(
-            f"loss={name} cannot take the targets of task={kind}: it is for {takes}, and they are {task.target}.\n"
+            f"loss={name} cannot take the targets of task={asked}: it is for {takes}, and they are {task.target}.\n"
             "Leave loss out (the task brings its own), or choose one that is for them."
+        )
+    if getattr(kind, "several", False) and cfg["data"]["per_class"] < 2:
+        raise ConfigError(
+            f"loss={name} data.per_class={cfg['data']['per_class']}: it compares images of one class, which would meet "
+            "in a batch by chance only.\nSet data.per_class=4, or choose another loss."
         )
 
 
@@ -169,11 +184,14 @@ def start(
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
     given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
     backbone = make({**cfg["model"], **given})
-    network = DenseNetwork(backbone, task.outputs) if task.dense else Network(backbone, task.outputs, unit=task.unit)
+    outputs = task.outputs or backbone.features
+    network = DenseNetwork(backbone, outputs) if task.dense else Network(backbone, outputs, unit=task.unit)
+    if not task.outputs:  # it begins with the features as they are
+        network.answer(torch.eye(outputs), torch.zeros(outputs))
     network.to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
     dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
     if file or backbone.weights:
-        notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same)
+        notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same or task.embeds)
     else:
         origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
         notes = [f"weights: {origin}; the head is new"]
@@ -183,15 +201,17 @@ def start(
     return network, notes
 
 
-def compose(
-    cfg: dict[str, Any], task: Task, said: dict[str, Any], counts: tuple[int, ...], images: int, network: Network
-) -> Module:
+def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[str, Any], network: Network) -> Module:
+    """known: counts (training images of each class) and images; a loss that waits for them is given what it names."""
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
-    loss = make(cfg["loss"])
-    suits(cfg, loss, task)
-    more = {"parts": task.parts} if task.parts else {}
-    loss = loss(counts=counts, images=images, **more) if isinstance(loss, partial) else loss
+    with rng.keyed(cfg["seed"], "loss"):
+        loss = make(cfg["loss"])
+        suits(cfg, loss, task)
+        known = {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})}
+        if isinstance(loss, partial):
+            asked = inspect.signature(loss).parameters
+            loss = loss(**{key: value for key, value in known.items() if key in asked})
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss)
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)

@@ -106,6 +106,7 @@ class Head:
     logits: torch.Tensor | None = None  # (N, outputs) of the images it was solved on, out of fold
     parts: tuple[tuple[torch.Tensor, Affine], ...] = ()  # (images held out (n,), the head that did not see
     # them); of an image that is held out several times they add up
+    score: float | None = None  # held out, where that is not the skill of the logits
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ Scorer = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]  # (logits (
 class Task:
     """What differs between kinds of target. Logits are what the network puts out: of a regression, the numbers."""
 
-    outputs: int  # width of the head
-    target: str  # class (an index) | labels (0 or 1 for each) | numbers | mask | mixed (`parts`); a loss says in
-    # `takes` which it is for
+    outputs: int  # width of the head; 0: as many as the network has features
+    target: str  # class (an index) | labels (0 or 1 for each) | numbers | mask | mixed (`parts`) | identity (the index
+    # of a class that later splits need not have); a loss says in `takes` which it is for
     monitor: str  # the metric that chooses the checkpoint, named once, here
     mode: str  # max | min
     metrics: Callable[..., Any]  # (what was tuned) -> a torchmetrics MetricCollection of (logits, target)
@@ -143,15 +144,20 @@ class Task:
     score: Scorer | None = None  # -> the monitored metric, where it is no mean over images
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
     dense: bool = False  # the target is the class of each pixel; logits are then (N, C, C) counts: truth by answer
+    embeds: bool = False  # logits are embeddings: images are compared, and `decode` says which row is the `nearest`
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
     unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs
     solve: Callable[..., list[Head]] | None = None
     # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
+    moved: Callable[..., float] | None = None
+    # (head, x, changed (n, D), which of x they are, target) -> the change of the held-out score; None: by the logits
+    check: Callable[[Source], Source] | None = None  # raises where the images cannot be learnt or measured; adds notes
     close: Callable[..., Affine] | None = None
     # (x (N, D), target, column) -> a head solved on the features that the training left
     weigh: Callable[..., dict[str, Weights]] | None = None
     # (trained, closing, x, target of val) -> {"", "closing", "blend"}: what the two heads count in each candidate
     mix: Callable[..., Affine] | None = None  # (trained, closing, weights, training targets) -> both as one head
+    # without these two there is no blend, and the closing head replaces the one that was trained
     tune: Callable[..., dict[str, Any]] | None = None  # (logits, target) of val -> plain words for metrics and decode
     doubts: Callable[..., list[tuple[int, dict[str, Any]]]] | None = None
     # (logits out of fold, target) -> the images whose label the others contradict, the surest first, and what they say

@@ -32,6 +32,7 @@ class Labels(ABC):
     columns: Sequence[str] = ("target",)
     word: ClassVar[str] = "data.columns.target={}"  # how a user names a column of it
     files: ClassVar[bool] = False  # whether a cell is the path of a file, with a label for each pixel
+    open: ClassVar[bool] = False  # whether later splits may have classes that train has not
 
     def on(self, columns: Sequence[str]) -> Self:
         return replace(self, columns=tuple(columns))
@@ -68,6 +69,10 @@ class Labels(ABC):
 
     def serial(self, targets: Sequence[Any]) -> bool:
         """Whether neighbours, in the order of their names, are so alike that they are one scene."""
+        return False
+
+    def holds_out_classes(self, found: Sequence[Cells], test: Collection[Cells]) -> bool:
+        """Whether what is cut out of `found` is whole classes; test: those of a test split that is there already."""
         return False
 
     def blank(self, classes: tuple[str, ...]) -> Any:
@@ -262,7 +267,7 @@ def _is_number(cell: str) -> bool:
 
 def _known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
     """The classes of train, sorted; raises where a split has others."""
-    _refuse_lookalikes(where, {label for count in counts.values() for label in count})
+    refuse_lookalikes(where, {label for count in counts.values() for label in count})
     train = counts.get("train")
     if not train:
         sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
@@ -277,7 +282,7 @@ def _known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
     return tuple(sorted(train))
 
 
-def _refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
+def refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for label in sorted(labels):
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())

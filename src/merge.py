@@ -84,6 +84,11 @@ def merge(sweep: Path) -> dict[str, float]:
         if (other["classes"], other["task"]) != (first["classes"], first["task"]):
             raise ConfigError(f"{fold} has other classes or another task than {folds[0]}. Merge runs of one sweep.")
     task, labels = make(first["task"])(classes=tuple(first["classes"])), make(first["labels"])
+    if task.embeds:
+        raise ConfigError(
+            f"{sweep}: each fold has an embedding of its own, and no mean of them means anything.\n"
+            "Take one fold's model, or compare the folds by their metrics.json."
+        )
     held = [read(fold / "predictions_val.csv") for fold in folds]
     seen: dict[str, Path] = {}
     for fold, rows in zip(folds, held, strict=True):

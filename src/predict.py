@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from src import folder
 from src.contracts import ConfigError, DataError
@@ -84,6 +87,8 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     task = make(facts["task"])(classes=tuple(facts["classes"]))
     if not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {Path(out).absolute().parent}. Make it first.")
+    if task.embeds:
+        return compare(task, answers(network, paths, facts["resize"], batch_size, bad), bad, Path(out))
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer, shown = None, []
@@ -101,6 +106,28 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     folder.sync(Path(out).absolute().parent)
     print("\n".join(shown[:10] + ([f"… and {len(shown) - 10} more"] if len(shown) > 10 else [])))
     print(f"{len(shown)} predictions in {out}")
+    if bad:
+        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
+    return 3 if bad else 0
+
+
+def compare(task: Any, found: Iterable[tuple[Path, torch.Tensor]], bad: list[str], out: Path) -> int:
+    """Writes the embeddings, of length 1, beside a table of the nearest other image of each: rows in the same order."""
+    pairs = list(found)
+    if not pairs:
+        raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
+    paths, embeddings = [path for path, _ in pairs], normalize(torch.stack([z for _, z in pairs]), dim=1)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["path", "nearest", "similarity"])
+    for path, row in zip(paths, task.decode(embeddings), strict=True):
+        other = row["nearest"]
+        writer.writerow([path, *(("", "") if other is None else (paths[other], row["similarity"]))])
+    array = io.BytesIO()
+    np.save(array, embeddings.numpy(), allow_pickle=False)
+    folder.write(out.with_suffix(".npy"), array.getvalue())
+    folder.write(out, text.getvalue())
+    print(f"{len(paths)} embeddings of {embeddings.shape[1]} numbers in {out.with_suffix('.npy')}, named in {out}")
     if bad:
         print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
     return 3 if bad else 0

@@ -24,7 +24,7 @@ def cards(
 ) -> None:
     """The run folder, the data, the network, and everything that was decided for the user."""
     total = sum(p.numel() for p in network.parameters())
-    trained = sum(p.numel() for g in module.groups for p in g["params"])
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     rates = sorted({g["lr"] for g in module.groups})
     name, data = cfg["model"].get("name", cfg["model"]["_target_"]), cfg["data"]
     rate = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} … {rates[-1]:.2g}"

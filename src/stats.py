@@ -40,7 +40,7 @@ def gain(task: Task, new: torch.Tensor, old: torch.Tensor, target: torch.Tensor)
     sign, n = 1 if task.mode == "max" else -1, len(target)
     if task.scores is not None:
         difference = sign * (task.scores(new, target).double() - task.scores(old, target).double())
-        return float(difference.mean()), float(difference.std()) / n**0.5
+        return float(difference.mean()), float(difference.std()) / len(difference) ** 0.5
     score = task.score
     assert score is not None
     found = resampled(lambda some: score(new[some], target[some]) - score(old[some], target[some]), n, 0, PAIRED)

@@ -143,3 +143,27 @@ def shapes(root: Path, n: int = 90, width: int = 56, height: int = 40) -> Path:
         out.writeheader()
         out.writerows(rows)
     return root
+
+
+def scribbles(root: Path, classes: int = 30, each: int = 12, splits: bool = True) -> Path:
+    """Each class is a path of five strokes of its own, drawn elsewhere, turned, larger or smaller, and with other pens.
+    The first 60 % of the classes are train, then val, then test: nobody has seen those. Without splits, folders."""
+    draw, rows = np.random.default_rng(0), []
+    for c in range(classes):
+        points = draw.uniform(-10, 10, (6, 2))
+        for i in range(each):
+            image, a, scale = _canvas(draw), draw.normal(0, 0.3), draw.uniform(0.6, 1)
+            turn = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) * scale
+            line = points @ turn.T + SIDE / 2 + draw.uniform(-6, 6, 2) + draw.normal(0, 0.5, points.shape)
+            ink, pen = int(draw.integers(150, 255)), int(draw.integers(1, 4))
+            ImageDraw.Draw(image).line([tuple(p) for p in line], fill=ink, width=pen, joint="curve")
+            path = f"{c:02d}_{i:02d}.png" if splits else f"class_{c:02d}/{i:02d}.png"
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            image.save(root / path)
+            rows.append({"path": path, "split": _split(c, classes), "target": f"class_{c:02d}"})
+    if splits:
+        with (root / "table.csv").open("w", newline="") as stream:
+            out = csv.DictWriter(stream, list(rows[0]))
+            out.writeheader()
+            out.writerows(rows)
+    return root

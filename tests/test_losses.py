@@ -18,9 +18,10 @@ TARGET = torch.tensor([0, 1, 2])
 RIGHT = (0.7, 0.5, 0.1)  # the probability of the right class
 
 
+EMBEDDINGS = ("arcface", "proxy_anchor", "supcon")  # their formulas are in test_retrieval.py
 LABELS = ("asymmetric", "bce")  # of several classes an image, the target has a 0 or 1 for each
 NUMBERS = ("huber", "mae", "mse")
-ALONE = sorted(set(names("loss")) - {"multihead"})  # which is a sum of others: test_multihead.py
+ALONE = sorted(set(names("loss")) - {"multihead", *EMBEDDINGS})  # a sum of others: test_multihead.py
 
 
 def loss(name: str, logits: torch.Tensor = LOGITS, target: torch.Tensor = TARGET, **values) -> torch.Tensor:

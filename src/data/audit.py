@@ -22,7 +22,7 @@ Place = tuple[str, int]  # split, index there
 @dataclass(frozen=True)
 class Audit:
     images: dict[str, int]  # per split
-    counts: tuple[int, ...]  # training images of each class; () where there are no classes
+    counts: tuple[int, ...]  # training images of each class (that has any, if labels are open); () where there is none
     short: tuple[int, ...]  # 10, 50 and 90 % quantile of the short side, in pixels
     aspect: tuple[float, ...]  # likewise of width / height
     looked: int  # images whose sizes were read
@@ -49,12 +49,16 @@ def audit(source: Source, limit: int = 100_000) -> Audit:
         equal = _equal(list(zip(places, paths, strict=True)), pool)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
-        counts=source.labels.counts(source.splits["train"].targets, source.classes),
+        counts=tuple(n for n in _counts(source) if n or not source.labels.open),
         short=_quantiles([min(size) for size in sizes]),
         aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
         looked=len(sizes),
         copies=equal,
     )
+
+
+def _counts(source: Source) -> tuple[int, ...]:
+    return source.labels.counts(source.splits["train"].targets, source.classes)
 
 
 def _equal(files: list[tuple[Place, Path]], pool: ThreadPoolExecutor) -> tuple[tuple[Place, ...], ...]:
@@ -156,7 +160,8 @@ def card(source: Source, found: Audit) -> list[str]:
             f"{repeated:,} files are copies of others{f', {wrong} of them with another label' if wrong else ''}"
         )
     if few < 3:
-        rare = [source.classes[i] for i, n in enumerate(found.counts) if n < 3]
+        named = zip(source.classes, _counts(source), strict=True)
+        rare = [name for name, n in named if n < 3 and (n or not source.labels.open)]
         names = f"{', '.join(rare[:5])}{' and others' if len(rare) > 5 else ''}"
         lines.append(f"{len(rare)} class(es) with fewer than 3 training images: {names}; expect little of them")
     if found.images["val"] < 30:

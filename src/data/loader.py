@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import signal
@@ -19,6 +20,7 @@ from src.contracts import ConfigError, InputSpec, Source, Split
 from src.data.cache import Copies, copies
 from src.data.images import read
 from src.data.masks import painted, reader
+from src.data.order import side_by_side
 from src.data.transforms import evaluation
 
 Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
@@ -65,8 +67,20 @@ class Shuffled:
     """Training batches of one rank: every image once an epoch, in batches of almost equal size (they differ by one
     image at the most, so no epoch ends with a batch too small for BatchNorm and none of the images is dropped)."""
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int, world: int, epoch: int = 0, start: int = 0):
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        epoch: int = 0,
+        start: int = 0,
+        arrange: Callable[..., torch.Tensor] | None = None,
+    ):
+        """arrange: (key…) -> a permutation of the n images, instead of a plain random one."""
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
+        self.arrange = arrange or functools.partial(rng.permutation, n)
         least = min(batch_size, 2)  # BatchNorm needs two images, unless one was asked for
         at_most = max(n // (least * world), 1)
         self.batches = min(math.ceil(n / (batch_size * world)), at_most) * world
@@ -82,7 +96,7 @@ class Shuffled:
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        order = rng.permutation(self.n, self.seed, "order", epoch).tensor_split(self.batches)
+        order = self.arrange(self.seed, "order", epoch).tensor_split(self.batches)
         for batch in order[self.rank :: self.world][self.start :]:
             yield [(epoch, i, True) for i in batch.tolist()]
 
@@ -128,8 +142,10 @@ class Loaders(LightningDataModule):
         resize: str = "crop",
         cache: Path | None = None,
         cache_gb: float = 0,
+        per_class: int = 1,
     ):
-        """cache: the folder that keeps decoded images, where those of one split and view fit into `cache_gb`."""
+        """cache: the folder that keeps decoded images, where those of one split and view fit into `cache_gb`.
+        per_class: images of a class that come side by side in training."""
         super().__init__()
         self.source, self.spec, self.seed = source, spec, seed
         self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
@@ -143,6 +159,11 @@ class Loaders(LightningDataModule):
             raise ConfigError(
                 "augment: this policy moves what is seen, and would leave the mask where it is.\n"
                 "Use augment=jitter, light, colour or none."
+            )
+        self.per_class = per_class
+        if per_class > 1 and not isinstance(source.splits["train"].targets[0], int):
+            raise ConfigError(
+                f"data.per_class={per_class}: these images have not one class each. Set data.per_class=1."
             )
         self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
@@ -188,7 +209,11 @@ class Loaders(LightningDataModule):
         if train:
             overfit = self.trainer is not None and self.trainer.overfit_batches
             common = (len(items), self.batch_size, self.seed, rank, world)
-            batches = Repeated(*common) if overfit else Shuffled(*common, self.done["epoch"], self.done["batch"])
+            begun = (0, 0) if overfit else (self.done["epoch"], self.done["batch"])
+            arrange = None
+            if self.per_class > 1:
+                arrange = functools.partial(side_by_side, torch.tensor(items.targets), self.per_class)
+            batches = (Repeated if overfit else Shuffled)(*common, *begun, arrange)
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
         return DataLoader(

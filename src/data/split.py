@@ -185,7 +185,8 @@ def _divide(
         whole = UNDIVIDED if UNDIVIDED in rows else "train"
         fractions = {"val": how.val_size, "test": how.test_size} if whole == UNDIVIDED else {"val": how.val_size}
         items = rows.pop(whole)
-        for name, item in zip(_cut(items, labels, encode, fractions, seed), items, strict=True):
+        apart = _apart(items, labels, rows)
+        for name, item in zip(_cut(items, labels, encode, fractions, seed, apart=apart), items, strict=True):
             rows.setdefault(name, []).append(item)
         if "val" not in rows:
             raise DataError(
@@ -194,6 +195,7 @@ def _divide(
             )
         given = "No splits were given" if whole == UNDIVIDED else "There is no val split"
         together = ", groups kept together," if items[0].group is not None else " per class"
+        together = " by whole classes (task.labels.apart)" if apart else together
         notes.append(f"{given}: divided{together} with split_seed={seed} into {_sizes(rows)} images.")
     if "test" not in rows:
         notes.append("There is no test split: the results are those of val, which also chose the model.")
@@ -209,7 +211,8 @@ def _folded(
     items = sorted((item for split in rows.values() for item in split), key=lambda item: item.path)
     names = [f"{i}" for i in range(how.folds)]
     fractions = dict.fromkeys(names[1:], 1 / how.folds)
-    answers = _cut(items, labels, encode, fractions, how.split_seed, exact=True)
+    apart = _apart(items, labels, {"test": test})
+    answers = _cut(items, labels, encode, fractions, how.split_seed, exact=True, apart=apart)
     divided: dict[str, list[Item]] = {"train": [], "val": []}
     for name, item in zip(answers, items, strict=True):
         divided["val" if name.replace("train", "0") == str(how.fold) else "train"].append(item)
@@ -222,6 +225,12 @@ def _folded(
     return divided, f"Fold {how.fold} of {how.folds} is val (split_seed={how.split_seed}): {_sizes(divided)} images."
 
 
+def _apart(items: list[Item], labels: Labels, rows: Mapping[str, list[Item]]) -> bool:
+    """Whether whole classes are held out; groups that the user gave come first."""
+    test = [item.cells for item in rows.get("test", ())]
+    return items[0].group is None and labels.holds_out_classes([item.cells for item in items], test)
+
+
 def _cut(
     items: list[Item],
     labels: Labels,
@@ -229,7 +238,12 @@ def _cut(
     fractions: Mapping[str, float],
     seed: int,
     exact: bool = False,
+    apart: bool = False,
 ) -> list[str]:
+    if apart:
+        names = sorted({item.cells for item in items})
+        part = dict(zip(names, stratified([0] * len(names), fractions, seed), strict=True))
+        return [part[item.cells] for item in items]
     strata = labels.strata([encode(item.cells) for item in items])
     if items[0].group is not None:
         return assigned(strata, fractions, seed, [item.group for item in items])
@@ -249,7 +263,7 @@ def _about_missing(classes: tuple[str, ...], splits: Mapping[str, Split], labels
         if not split.labelled:
             notes.append(f"{name} has no labels: its {len(split):,} images are predicted, and nothing is measured.")
             continue
-        counts = labels.counts(split.targets, classes)
+        counts = () if labels.open else labels.counts(split.targets, classes)
         if missing := [label for label, n in zip(classes, counts, strict=False) if not n]:
             notes.append(f"{name} has no image of {len(missing)} class(es): {shorten(missing)}.")
     return notes

@@ -64,7 +64,8 @@ def groups(
     in exactly one, also those of a loss that learns.
 
     The learning rate of each group is absolute (torch's schedulers ignore timm's `lr_scale`). Norms, biases and
-    other 1-d parameters, what the architecture exempts, and the loss's own get no weight decay.
+    other 1-d parameters, what the architecture exempts, and the loss's own get no weight decay; these learn at
+    `loss.rate` times the learning rate, where it says so.
     """
     where = places(network, layers)
     policy.plan(where.values())
@@ -83,4 +84,5 @@ def groups(
             "Choose finetune=full, or a policy that trains at least the head."
         )
     own = [] if loss is None else [parameter for parameter in loss.parameters() if parameter.requires_grad]
-    return [*found.values(), *([{"params": own, "lr": lr, "weight_decay": 0.0}] if own else [])]
+    beside = {"params": own, "lr": lr * getattr(loss, "rate", 1.0), "weight_decay": 0.0}
+    return [*found.values(), *([beside] if own else [])]

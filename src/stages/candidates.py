@@ -72,17 +72,18 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     trained = closing = network.answers()
     weights = {"": (1.0, 0.0)}
     if train:
-        assert run.task.close and run.task.weigh
+        assert run.task.close
         closing = run.task.close(train.x, train.target, _column(network, train.x))
         judged = val if len(val.target) else train  # without a val, the size of the logits is guessed
-        weights = run.task.weigh(trained, closing, judged.x, judged.target)
+        weights = {"": (1.0, 0.0), "closing": (0.0, 1.0)}
+        if run.task.weigh:
+            weights = run.task.weigh(trained, closing, judged.x, judged.target)
     for full, (_, kind, mirror) in mine.items():
         head, final = trained, None
         if name == "probe":
             head, final = probe.read(run.home).best, partial(_probe_again, run, network, val)
         elif train:
-            assert run.task.mix
-            head = run.task.mix(trained, closing, weights[kind], train.target)
+            head = _both(run, trained, closing, weights[kind], train.target)
             final = partial(mixed, run, network, train + val, weights[kind]) if kind else None
         x = (val.x + other) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
@@ -100,9 +101,15 @@ def _dense(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> It
 
 def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:
     """The network's own head and one that is solved on `train`, as they were weighed."""
-    assert run.task.close and run.task.mix
+    assert run.task.close
     closing = run.task.close(train.x, train.target, _column(network, train.x))
-    return run.task.mix(network.answers(), closing, weights, train.target)
+    return _both(run, network.answers(), closing, weights, train.target)
+
+
+def _both(run: Run, trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor) -> Affine:
+    if run.task.mix:
+        return run.task.mix(trained, closing, weights, target)
+    return closing if weights[1] else trained
 
 
 def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
@@ -120,7 +127,7 @@ def _column(network: Any, x: torch.Tensor) -> slice:
 
 def fitted(run: Run, network: Any) -> Seen:
     """The training images, or as many of them as heads are solved on."""
-    chosen = probe.sample(len(run.source.splits["train"]), probe.enough(network), run.cfg["seed"])
+    chosen = probe.some(run, probe.targets(run, "train"), probe.enough(network))
     return seen(run, network, "train", only=chosen)
 
 

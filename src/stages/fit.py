@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from typing import Any
 
-from src import checkpoint, world
+from src import checkpoint, rng, world
 from src.contracts import Run
 from src.history import History
+from src.stages.predict import predictions
+
+SHOWN = 8  # images of each class
 
 
 def fit(run: Run) -> None:
@@ -39,6 +43,18 @@ def compare(run: Run) -> None:
     world.gather(None)  # the other ranks read it
 
 
+def begin(run: Run, loss: Any) -> None:
+    """Shows a loss that wants it (`loss.begin`) some images of each class, as the network at its start sees them."""
+    if not hasattr(loss, "begin"):
+        return
+    classes, seen = run.source.splits["train"].targets, Counter()
+    only = []
+    for i in rng.permutation(len(classes), run.cfg["seed"], "begin").tolist():
+        seen[classes[i]] += 1
+        only += [i] if seen[classes[i]] <= SHOWN else []
+    loss.begin(*predictions(run, run.network(), "train", only=sorted(only))[1:])
+
+
 def trained(run: Run, name: str) -> Any:
     """From the starting weights, or from where a run that was killed left it."""
     trainer, last = run.trainer(), run.checkpoints / "last.ckpt"
@@ -53,7 +69,10 @@ def trained(run: Run, name: str) -> Any:
         warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen ones, on purpose
-        trainer.fit(run.module(run.network()), datamodule=run.loaders, ckpt_path=last if resumable else None)
+        module = run.module(run.network())
+        if not resumable:
+            begin(run, module.loss)
+        trainer.fit(module, datamodule=run.loaders, ckpt_path=last if resumable else None)
     if run.leader:
         epochs = trainer.fit_loop.epoch_progress.current.processed
         run.home.add_metrics({f"{name}/epochs": epochs, f"{name}/updates": trainer.global_step})

@@ -51,6 +51,7 @@ def table(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor) -> st
     """path, target (where there is one), prediction, prob/<class>… of these images."""
     images, labels, out = run.source.splits[split], run.source.labels, io.StringIO()
     rows = run.task.decode(logits, **tuned(run)) if len(logits) else [{} for _ in index]
+    rows = [_beside(run, split, index, row) for row in rows] if run.task.embeds else rows
     named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
     writer = csv.DictWriter(out, ["path", *named, *rows[0]])
     writer.writeheader()
@@ -58,6 +59,14 @@ def table(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor) -> st
         told = labels.text(images.targets[i], run.source.classes) if images.labelled else ("",) * len(named)
         writer.writerow({"path": images.paths[i], **dict(zip(named, told, strict=True)), **row})
     return out.getvalue()
+
+
+def _beside(run: Run, split: str, index: torch.Tensor, row: dict[str, Any]) -> dict[str, Any]:
+    """The image that is nearest, by its path, and its class as the prediction."""
+    images, labels = run.source.splits[split], run.source.labels
+    i = None if row["nearest"] is None else int(index[row["nearest"]])
+    said = "" if i is None or not images.labelled else "; ".join(labels.text(images.targets[i], run.source.classes))
+    return {**row, "nearest": "" if i is None else images.paths[i], "prediction": said}
 
 
 def tuned(run: Run) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     heads = solve(x, target, columns(network, x), groups=groups)
     last = next(head for head in heads if head.name.endswith(" on last"))
     best = heads[0]
-    asked = sample(len(chosen), fewer, run.cfg["seed"])
-    some = [chosen[i] for i in asked]
+    asked = some(run, target, fewer)
+    these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
 
     def score(seen: torch.Tensor) -> float:
@@ -59,15 +59,16 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
 
     moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
     if "mirror" in questions:
-        seen = embed(run, network, device, "train", some, change=mirrored)
-        moved["mirror"] = _moved(run, best, seen, asked, target)
+        seen = embed(run, network, device, "train", these, change=mirrored)
+        change = partial(run.task.moved, best, x) if run.task.moved else partial(_moved, run, best)
+        moved["mirror"] = change(seen, asked, target)
     if "grey" in questions:
-        moved["grey"] = score(embed(run, network, device, "train", some, change=grey)) - plain
+        moved["grey"] = score(embed(run, network, device, "train", these, change=grey)) - plain
     if "resize" in questions:
         policies = {run.cfg["data"]["resize"]: plain}
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
-                policies[policy] = score(embed(run, network, device, "train", some, resize=policy))
+                policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
     write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias), best.name))
     notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), suspects(run, best, target, chosen)]
     return Probed(
@@ -101,7 +102,7 @@ def _features(
         embed(run, network, device, "train", sample(n, TIMED, run.cfg["seed"]))
         affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
         most = min(most, max(affordable, 10 * len(run.source.classes)))
-    chosen = sample(n, most, run.cfg["seed"])
+    chosen = some(run, targets(run, "train"), most)
     return embed(run, network, device, "train", chosen), targets(run, "train", chosen), chosen, most
 
 
@@ -121,8 +122,22 @@ def sample(n: int, most: int, seed: int) -> list[int]:
     return list(range(n)) if n <= most else sorted(rng.permutation(n, seed, "sample")[:most].tolist())
 
 
-def targets(run: Run, split: str, only: list[int]) -> torch.Tensor:
-    return torch.tensor([run.source.splits[split].targets[i] for i in only])
+def some(run: Run, target: torch.Tensor, most: int) -> list[int]:
+    """`sample` of images with these targets; whole classes, where images are compared with each other."""
+    seed = run.cfg["seed"]
+    if not run.task.embeds or len(target) <= most:
+        return sample(len(target), most, seed)
+    names, own = target.unique(return_inverse=True)
+    turn = rng.permutation(len(names), seed, "sample")
+    ends = torch.bincount(own)[turn].cumsum(0)
+    kept = torch.zeros(len(names), dtype=torch.bool)
+    kept[turn[ends <= most]] = True
+    return torch.nonzero(kept[own])[:, 0].tolist() if kept.sum() > 1 else sample(len(target), most, seed)
+
+
+def targets(run: Run, split: str, only: list[int] | None = None) -> torch.Tensor:
+    found = run.source.splits[split].targets
+    return torch.tensor(found if only is None else [found[i] for i in only])
 
 
 def grouped(run: Run, only: list[int]) -> torch.Tensor | None:
@@ -133,6 +148,8 @@ def grouped(run: Run, only: list[int]) -> torch.Tensor | None:
 
 def _score(run: Run, head: Head, target: torch.Tensor) -> float:
     """The skill out of fold."""
+    if head.score is not None:
+        return head.score
     assert head.logits is not None
     return float(run.task.skill(head.logits, target))
 
@@ -170,8 +187,7 @@ def read(home: Any) -> Solved:
 
 def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> str:
     """Training images whose label the rest of them contradict, in suspects.csv; the surest first. -> a sentence."""
-    assert head.logits is not None
-    found = run.task.doubts(head.logits, target) if run.task.doubts else []
+    found = run.task.doubts(head.logits, target) if run.task.doubts and head.logits is not None else []
     if not found:
         return ""
     split, labels, out = run.source.splits["train"], run.source.labels, io.StringIO()

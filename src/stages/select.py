@@ -40,7 +40,7 @@ def names(run: Run) -> list[str]:
         return [asked]
     alone = run.audit.each <= MANY and not run.task.by_class
     closed = ["+closing", "+blend"] if alone else ["+blend", "+closing"]
-    heads = closed if run.task.close else []
+    heads = [head for head in closed if run.task.close and (run.task.mix or head != "+blend")]
     order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
     if "rival" in run.home.state():
         order = [*(f"soup{head}" for head in heads or [""]), *order]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from src import folder
 from src.contracts import Run
@@ -25,6 +29,8 @@ def test(run: Run) -> None:
     if not run.leader:
         return
     folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits))
+    if run.task.embeds:
+        folder.write(run.home.path / "embeddings.npy", array(logits))
     if not run.source.splits["test"].labelled:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
@@ -37,6 +43,13 @@ def test(run: Run) -> None:
         better = found[f"test/{headline}"] > blind if run.task.mode == "max" else found[f"test/{headline}"] < blind
         run.home.update(beaten=better)
     run.home.add_metrics(found)
+
+
+def array(embeddings: torch.Tensor) -> bytes:
+    """As a .npy file: (N, D) float32, of length 1, so that the inner product is the cosine."""
+    out = io.BytesIO()
+    np.save(out, normalize(embeddings.float(), dim=1).numpy(), allow_pickle=False)
+    return out.getvalue()
 
 
 def blindly(run: Run, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

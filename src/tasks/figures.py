@@ -65,6 +65,17 @@ def chances(rows: Rows, classes: tuple[str, ...], separator: str) -> Any:
     return figure
 
 
+def similarities(rows: Rows, classes: tuple[str, ...]) -> Any:
+    """How near the nearest image is: where it is of the same class, and where it is not."""
+    figure, axes = _one(7, 4)
+    for colour, right, said in (("tab:blue", True, "same class"), ("tab:red", False, "another class")):
+        found = [float(row["similarity"]) for row in rows if (row["prediction"] == row["target"]) == right]
+        axes.hist(found, bins=40, range=(-1, 1), color=colour, alpha=0.6, label=f"{said}: {len(found)}")
+    axes.set(xlabel="cosine of the nearest image", ylabel="images", title="Test images and their nearest neighbours")
+    axes.legend()
+    return figure
+
+
 def _one(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # takes half a second that predicting need not wait for
 
