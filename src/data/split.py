@@ -6,12 +6,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.contracts import ConfigError, DataError, Source, Split
+from src.contracts import ConfigError, DataError, Root, Source, Split
 from src.labels import Cells, Labels, shorten
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
@@ -111,7 +110,7 @@ def _counts(n: int, fractions: Mapping[str, float]) -> dict[str, int]:
 
 
 def assemble(
-    root: Path,
+    root: Root,
     found: Mapping[str, Iterable[Item]],
     labels: Labels,
     how: Division,
@@ -146,7 +145,7 @@ def assemble(
     return Source(root, classes, splits, (*notes, *_about_empty(empty), *told, *more, *missing), labels)
 
 
-def _refuse_spanning(root: Path, rows: Mapping[str, list[Item]]) -> None:
+def _refuse_spanning(root: Root, rows: Mapping[str, list[Item]]) -> None:
     where = defaultdict(set)
     for name, items in rows.items():
         for item in items:
