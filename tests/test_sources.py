@@ -1,18 +1,30 @@
 """The same images from a folder, a table, shards, Arrow and torchvision are the same data set."""
 
 import csv
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from src.contracts import DataError, Source
+from src.data import audit, masks, tar
 from src.data.folder import folder
-from src.data.images import read
+from src.data.images import read, size_of
+from src.data.scan import fingerprint, scan
 from src.data.table import table
-from src.labels import ManyClasses, Numbers
+from src.data.tar import Part, Shards
+from src.data.webdataset import webdataset
+from src.labels import ManyClasses, Masks, Numbers
 
 Known = dict[str, list[tuple[bytes, str]]]
 
@@ -123,3 +135,152 @@ def test_a_parquet_table_is_read_as_a_csv_one(shapes, tmp_path):
     assert "no target: row 32" in said and "1 row(s)" in said
     (tmp_path / "broken.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:200])
     assert "not a Parquet file, or damaged" in refused(table, shapes, tmp_path / "broken.parquet")
+
+
+# shards
+
+
+def pack(file: Path, members: dict[str, bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return file
+
+
+def sharded(shapes: Path, root: Path, label, per_shard: int = 10) -> Path:
+    """The images of `shapes` in shards of each split, with the members that `label` gives for a class."""
+    for split in ("train", "val", "test"):
+        members: dict[str, bytes] = {}
+        files = [(name, file) for where, name, file in listed(shapes) if where == split]
+        for i, (name, file) in enumerate(files):
+            members[f"{i:04d}.png"] = file.read_bytes()
+            members |= {f"{i:04d}.{end}": data for end, data in label(name).items()}
+            if i % per_shard == per_shard - 1 or i == len(files) - 1:
+                pack(root / f"{split}-{i // per_shard:03d}.tar", members)
+                members = {}
+    return root
+
+
+@pytest.fixture
+def shards(shapes, tmp_path) -> Path:
+    return sharded(shapes, tmp_path / "shards", lambda name: {"cls": name.encode()})
+
+
+def test_shards_are_the_same_images_as_a_folder(shards, truth, tmp_path):
+    found = webdataset(shards, tmp_path)
+    assert known(found) == truth and found.splits["train"].paths[0] == "train-000.tar/0000.png"
+    patterns = {"train": "train-{000..003}.tar", "val": None, "test": None}
+    some = webdataset(shards, tmp_path, shards=patterns)
+    assert set(some.splits) == {"train", "val"} and sum(map(len, some.splits.values())) == 40
+    assert known(pickle.loads(pickle.dumps(found))) == truth  # as it goes to a worker that is spawned
+
+
+def test_labels_of_shards_are_read_as_the_task_wants_them(shapes, truth, tmp_path):
+    number = {"left": "1", "right": "0"}
+    named = sharded(shapes, tmp_path / "cls", lambda name: {"cls": number[name].encode()})
+    assert known(webdataset(named, tmp_path, classes=["right", "left"])) == truth
+    record = {"tags": ["a", "left"], "left": {"x": 1}}
+    both = sharded(
+        shapes, tmp_path / "json", lambda name: {"json": json.dumps({**record, "tags": ["a", name]}).encode()}
+    )
+    many = webdataset(both, tmp_path, ManyClasses(), fields="tags")
+    assert many.classes == ("a", "left", "right") and {sum(t) for t in many.splits["train"].targets} == {2.0}
+    points = sharded(shapes, tmp_path / "txt", lambda name: {"txt": f"{number[name]}.5 {len(name)}".encode()})
+    two = webdataset(points, tmp_path, Numbers(), fields=["x", "y"])
+    assert two.classes == ("x", "y") and set(two.splits["val"].targets) == {(1.5, 4.0), (0.5, 5.0)}
+    blank = sharded(shapes, tmp_path / "blank", lambda name: {"cls": name.encode()})
+    pack(blank / "test-000.tar", {"x.png": next(shapes.rglob("*.png")).read_bytes()})
+    for other in blank.glob("test-00[12].tar"):
+        other.unlink()
+    assert not webdataset(blank, tmp_path).splits["test"].labelled
+
+
+def test_masks_are_members_beside_their_images(shapes, tmp_path):
+    mask = io.BytesIO()
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(mask, "PNG")
+    root = sharded(shapes, tmp_path / "masks", lambda name: {"mask.png": mask.getvalue()})
+    labels = Masks(values={"ground": 0, "line": 1})
+    source = masks.check(webdataset(root, tmp_path, labels, target_member="mask.png"), 100)
+    assert len(source.splits["train"]) == 48 and "line 5.0 %" in source.notes[-1]
+    assert "data.columns.target=mask.png" in refused(webdataset, root, tmp_path, labels)
+
+
+def test_all_that_is_wrong_with_shards_is_told_at_once(shards, tmp_path):
+    png = next(iter(webdataset(shards, tmp_path).splits["train"].paths))
+    whole = (shards / "train-000.tar").read_bytes()
+    (shards / "train-001.tar").write_bytes(whole[: len(whole) // 2 + 300])
+    (shards / "train-002.tar").write_bytes(gzip.compress(whole))
+    (shards / "train-003.tar").write_bytes(b"no tar" * 200)
+    bad = {"1.png": b"", "2.png": b"", "2.cls": b"up", "3.cls": b"left", "4.png": b"", "4.jpg": b"", "4.cls": b"left"}
+    pack(shards / "train-004.tar", bad)
+    with tarfile.open(shards / "val-000.tar") as archive:  # cut behind a member, where tarfile itself sees nothing
+        end = archive.getmembers()[-1].offset
+    (shards / "val-000.tar").write_bytes((shards / "val-000.tar").read_bytes()[:end])
+    patterns = {"train": "train-{000..006}.tar", "val": "val-*.tar", "test": "nothing-*.tar"}
+    said = refused(webdataset, shards, tmp_path, shards=patterns, classes=["left", "right"])
+    lines = dict(line.strip().split(": ", 1) for line in said.split("\n") if line.startswith("  "))
+    assert lines["shards that are truncated"] == "train-001.tar, val-000.tar"
+    assert [lines[k] for k in lines if "compressed by gzip" in k] == ["train-002.tar"]
+    assert [lines[k] for k in lines if "not a tar archive" in k] == ["train-003.tar"]
+    assert lines["no such shard (data.shards.train)"] == "train-005.tar, train-006.tar"
+    assert lines["no such shard (data.shards.test)"] == "nothing-*.tar"
+    assert lines["samples without a label (cls, txt, json)"] == "train-004.tar/1"
+    assert lines["samples with no image"] == "train-004.tar/3.cls"
+    assert lines["samples with several images (set data.columns.image)"] == "train-004.tar/4.png,jpg,cls"
+    assert lines["label 'up', which data.classes, 0 to 1, does not name"] == "train-004.tar/2"
+    assert png.startswith("train-000.tar/") and said.count("train-000.tar") == 0
+    pack(shards / "unknown.tar", {})
+    assert "of no split, or of several, by their names (set data.shards.train): unknown.tar" in refused(
+        webdataset, shards, tmp_path
+    )
+
+
+def test_the_index_is_kept_until_the_shard_changes(shards, tmp_path, monkeypatch):
+    before = webdataset(shards, tmp_path / "cache")
+    monkeypatch.setattr(tar, "_entries", lambda file: pytest.fail(f"{file} was read again"))
+    assert webdataset(shards, tmp_path / "cache").splits == before.splits
+    os.utime(shards / "val-000.tar", (0, 0))
+    with pytest.raises(pytest.fail.Exception, match="val-000.tar was read again"):
+        webdataset(shards, tmp_path / "cache")
+
+
+def test_pieces_are_scanned_audited_and_told_apart_as_files_are(shards, shapes, tmp_path):
+    """The same audit; a damaged member is named; a copy in another split is found; what changes is another data set."""
+    plain, packed = folder(shapes), webdataset(shards, tmp_path)
+    one, two = audit.audit(plain), audit.audit(packed)
+    assert (one.short, one.aspect, one.looked, one.copies) == (
+        two.short,
+        two.aspect,
+        two.looked,
+        two.copies,
+    ) and two.short
+    assert fingerprint(packed) == fingerprint(webdataset(shards, tmp_path)) != fingerprint(plain)
+    image = next(iter((shapes / "test").rglob("*.png"))).read_bytes()
+    pack(shards / "train-005.tar", {"copy.png": image, "copy.cls": b"left", "cut.png": image[:400], "cut.cls": b"left"})
+    more = webdataset(shards, tmp_path)
+    assert fingerprint(more) != fingerprint(packed)
+    with pytest.raises(DataError, match=r"1 of 90 images cannot be decoded:\n  train-005.tar/cut.png: truncated"):
+        scan(more, 3, "error", tmp_path)
+    left = scan(more, 3, "skip", tmp_path)
+    (leak,) = audit.leaks(audit.audit(left))
+    assert left.splits["train"].paths[leak[0][1]] == "train-005.tar/copy.png"
+    (shards / "train-005.tar").unlink()
+    with pytest.raises(DataError, match="train-005.tar/copy.png: no such file"):
+        read(left.root / "train-005.tar/copy.png", 3)
+
+
+def test_an_array_in_a_shard_is_read_as_one_in_a_file(tmp_path):
+    data = io.BytesIO()
+    np.save(data, np.arange(60, dtype=np.uint8).reshape(4, 3, 5))
+    (tmp_path / "a.npy").write_bytes(data.getvalue())
+    pack(
+        tmp_path / "train.tar", {"a.npy": data.getvalue(), "a.cls": b"x", "b.npy": data.getvalue()[:-9], "b.cls": b"y"}
+    )
+    names = {name: Part("train.tar", start, size) for name, start, size in tar.index(tmp_path / "train.tar", tmp_path)}
+    root = Shards(tmp_path, {"train.tar": 1}, names)
+    assert read(root / "a.npy", 5).equal(read(tmp_path / "a.npy", 5)) and size_of(root / "a.npy") == (3, 4)
+    with pytest.raises(DataError, match="b.npy: truncated"):
+        read(root / "b.npy", 5)

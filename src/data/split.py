@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -235,6 +236,19 @@ def _cut(
     if exact or any(len(stratum) != 1 for stratum in strata):
         return assigned(strata, fractions, seed)
     return stratified([stratum[0] for stratum in strata], fractions, seed)
+
+
+def by_name(paths: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """-> split -> the files whose path speaks of it, as train-000.tar does, UNDIVIDED if none does of any; and those
+    that speak of none or of several."""
+    said = [{NAMES[word] for word in re.split("[^a-z]+", path.lower()) if word in NAMES} for path in paths]
+    if not any(said):
+        return {UNDIVIDED: list(paths)}, []
+    found = defaultdict(list)
+    for path, names in zip(paths, said, strict=True):
+        found[min(names) if len(names) == 1 else ""].append(path)
+    unclear = found.pop("", [])
+    return dict(found), unclear
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 from src.contracts import ConfigError, DataError, Source
 from src.data import parquet
 from src.data.folder import existing
+from src.data.found import some
 from src.data.images import EXTENSIONS
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
 from src.labels import Cells, Labels, OneClass, shorten
@@ -205,7 +206,7 @@ def _collect(
     if any(any(item.cells) for item in tested):
         for item in (item for item in tested if labels.fault(item.cells)):
             faults["no target, but others of test have one"].append(f"row {lines['test', item.path]}")
-    notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {_some(repeated)}."]
+    notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
     items = {name: list(items.values()) for name, items in found.items()}
     return items, notes if repeated else [], [_describe(file, faults)] if faults else []
 
@@ -272,12 +273,8 @@ class _Places:
 
 def _describe(file: Path, faults: _Faults) -> str:
     count = sum(len(places) for places in faults.values())
-    kinds = "\n".join(f"  {kind}: {_some(places)}" for kind, places in faults.items())
+    kinds = "\n".join(f"  {kind}: {some(places)}" for kind, places in faults.items())
     return f"data.table={file}: {count} row(s) cannot be used (row 1 is the header).\n{kinds}\nCorrect or remove them."
-
-
-def _some(places: list[str], most: int = 10) -> str:
-    return ", ".join(places[:most]) + (f", ... ({len(places)} in all)" if len(places) > most else "")
 
 
 def _nearest(root: Path, file: Path) -> str:
