@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import shutil
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from src.contracts import DataError, Source
+from src.contracts import ConfigError, DataError, Source
 from src.data import audit, masks, tar
 from src.data.folder import folder
+from src.data.huggingface import huggingface
 from src.data.images import read, size_of
 from src.data.scan import fingerprint, scan
 from src.data.table import table
@@ -284,3 +287,101 @@ def test_an_array_in_a_shard_is_read_as_one_in_a_file(tmp_path):
     assert read(root / "a.npy", 5).equal(read(tmp_path / "a.npy", 5)) and size_of(root / "a.npy") == (3, 4)
     with pytest.raises(DataError, match="b.npy: truncated"):
         read(root / "b.npy", 5)
+
+
+# Arrow
+
+
+def arrow(file: Path, rows: dict[str, list], names: list[str] | None = None, **kinds) -> Path:
+    """As `datasets` writes it: a stream whose metadata tell the names of the classes."""
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    fields = {"image": image, **kinds}
+    said = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}} if names else {}}}
+    table = pyarrow.table({k: pyarrow.array(v, fields.get(k)) for k, v in rows.items()})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(said)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        parquet.write_table(table, file)
+    else:
+        with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table, max_chunksize=7)
+    return file
+
+
+NAMES = ["right", "left"]  # not in the order of the alphabet
+
+
+def tables(shapes: Path, root: Path, ending: str, inside: bool = True) -> Path:
+    for split in ("train", "val", "test"):
+        files = [(name, file) for where, name, file in listed(shapes) if where == split]
+        for part in (0, 1):
+            some = files[part::2]
+            cells = [{"bytes": f.read_bytes() if inside else None, "path": None if inside else str(f)} for _, f in some]
+            rows = {"image": cells, "label": [NAMES.index(name) for name, _ in some]}
+            arrow(root / f"{split}-{part:05d}-of-00002.{ending}", rows, NAMES)
+    return root
+
+
+@pytest.mark.parametrize("ending, inside", [("arrow", True), ("parquet", True), ("arrow", False)])
+def test_the_images_of_tables_are_those_of_a_folder(shapes, truth, tmp_path, ending, inside):
+    found = huggingface(tables(shapes, tmp_path / "root", ending, inside), tmp_path / "cache")
+    assert known(found) == truth and found.splits["train"].paths[0] == "train/000000.image"
+    assert known(pickle.loads(pickle.dumps(found))) == truth
+    assert (tmp_path / "cache" / "arrow").exists() == (ending == "parquet")
+    one, two = audit.audit(folder(shapes)), audit.audit(found)
+    assert (one.short, one.looked, one.copies) == (two.short, two.looked, two.copies)
+
+
+def test_what_datasets_saved_is_read():
+    """Written by datasets 5.2.0: train (the 8 rows in reverse order), validation, test and extra of 2 rows each."""
+    saved = Path(__file__).parent / "saved_by_datasets"
+    found = huggingface(saved / "saved", "unused")
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 8, "val": 2, "test": 2}
+    assert found.classes == ("alpha", "zero") and found.splits["train"].targets == (0, 1) * 4
+    assert all(read(found.root / p, 1)[0, 0, 5] > 150 for p in found.splits["train"].paths[::2])  # bright: alpha
+    assert any("'extra'" in note for note in found.notes)
+    many = huggingface(saved / "saved", "unused", ManyClasses(), target_column="tags")
+    assert many.classes == ("p", "q") and many.splits["train"].targets == ((1.0, 1.0), (1.0, 0.0)) * 4
+    one = huggingface(saved / "saved" / "train", "unused", val_size=0.25, test_size=0.25)
+    assert {name: len(split) for name, split in one.splits.items()} == {"train": 4, "val": 2, "test": 2}
+
+
+def test_all_rows_that_cannot_be_used_are_told_and_what_is_no_data_set(shapes, tmp_path):
+    png = {"bytes": next(shapes.rglob("*.png")).read_bytes(), "path": None}
+    rows = {"image": [png, None, {"bytes": None, "path": None}, png, png, png], "label": [0, 0, 0, None, 7, 1]}
+    arrow(tmp_path / "bad" / "data.arrow", rows, NAMES)
+    said = refused(huggingface, tmp_path / "bad", tmp_path)
+    assert "rows without an image: undivided/000001, undivided/000002" in said and "4 thing(s)" in said
+    assert "no target: undivided/000003.image" in said
+    assert "label 7, which is none of the 2 names of its ClassLabel: undivided/000004" in said
+    said = refused(huggingface, tmp_path / "bad", tmp_path, target_column="kind")
+    assert "no column 'kind'. Its columns: image, label" in said
+    assert "holds no data set" in (said := refused(huggingface, shapes, tmp_path)) and "save_to_disk" in said
+    two = {"image": [png], "other": [png], "label": [0]}
+    arrow(tmp_path / "two" / "data.arrow", two, NAMES)
+    assert "several columns have images: 'image', 'other'" in refused(huggingface, tmp_path / "two", tmp_path)
+    (tmp_path / "cut" / "x").mkdir(parents=True)
+    (tmp_path / "cut" / "a.parquet").write_bytes(b"PAR1")
+    assert "a.parquet: cannot be read" in refused(huggingface, tmp_path / "cut", tmp_path)
+    saved = shutil.copytree(Path(__file__).parent / "saved_by_datasets" / "saved", tmp_path / "saved")
+    next((saved / "test").glob("*.arrow")).unlink()
+    assert "'data-00000-of-00001.arrow' of its files are missing" in refused(huggingface, saved, tmp_path)
+
+
+def test_without_pyarrow_the_command_is_named(shapes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        huggingface(shapes, tmp_path)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        table(shapes, tmp_path / "t.parquet")
+
+
+def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
+    mask = io.BytesIO()
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(mask, "PNG")
+    png = next(shapes.rglob("*.png")).read_bytes()
+    rows = {"image": [{"bytes": png, "path": None}] * 9, "annotation": [mask.getvalue()] * 9}
+    arrow(tmp_path / "masks" / "data.arrow", rows)
+    source = huggingface(tmp_path / "masks", tmp_path, Masks(values={"ground": 0, "line": 1}))
+    assert "line 5.0 %" in masks.check(source, 100).notes[-1]
