@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from src.data.images import read, size_of
 from src.data.scan import fingerprint, scan
 from src.data.table import table
 from src.data.tar import Part, Shards
+from src.data.torchvision import torchvision
 from src.data.webdataset import webdataset
 from src.labels import ManyClasses, Masks, Numbers
 
@@ -385,3 +387,66 @@ def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
     arrow(tmp_path / "masks" / "data.arrow", rows)
     source = huggingface(tmp_path / "masks", tmp_path, Masks(values={"ground": 0, "line": 1}))
     assert "line 5.0 %" in masks.check(source, 100).notes[-1]
+
+
+# torchvision
+
+
+def described(shapes: Path, root: Path) -> Path:
+    """`shapes` as DTD is laid out: files and lists of them."""
+    home = root / "dtd" / "dtd"
+    for part in ("images", "labels", "imdb"):
+        (home / part).mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for i, (split, name, file) in enumerate(listed(shapes)):
+        (home / "images" / name).mkdir(exist_ok=True)
+        shutil.copy(file, home / "images" / name / f"{i}.png")
+        lists[split].append(f"{name}/{i}.png")
+    for split, files in lists.items():
+        (home / "labels" / f"{split}1.txt").write_text("\n".join(files) + "\n")
+    return root
+
+
+def handwritten(root: Path) -> Path:
+    """20 images of MNIST's kind for training, 10 for testing: all pixels of the i-th are i, and its digit is i % 2."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, n in (("train", 20), ("t10k", 10)):
+        pixels = np.arange(n, dtype=np.uint8).repeat(28 * 28).tobytes()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + pixels)
+        digits = bytes(i % 2 for i in range(n))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + digits)
+    return root
+
+
+def test_data_sets_of_torchvision_are_read_from_the_disk(shapes, truth, tmp_path):
+    found = torchvision(described(shapes, tmp_path / "root"), tmp_path / "cache", "DTD")
+    assert known(found) == truth and not (tmp_path / "cache").exists()
+    found = torchvision(handwritten(tmp_path / "root"), tmp_path / "cache", "MNIST", val_size=0.2)
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 16, "val": 4, "test": 10}
+    assert found.classes == ("0 - zero", "1 - one")
+    for path, target in zip(found.splits["test"].paths, found.splits["test"].targets, strict=True):
+        pixels = read(found.root / path, 1)
+        assert pixels.unique().tolist() == [int(Path(path).stem)] and target == int(Path(path).stem) % 2
+    again = torchvision(tmp_path / "root", tmp_path / "cache", "MNIST", val_size=0.2)
+    assert again == found
+    raw = tmp_path / "root" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    raw.write_bytes(struct.pack(">2i", 2049, 10) + bytes([1] * 10))
+    changed = torchvision(tmp_path / "root", tmp_path / "cache", "MNIST", val_size=0.2)
+    assert set(changed.splits["test"].targets) == {1}
+
+
+def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):
+    def said(error: type, name: str, **options) -> str:
+        with pytest.raises(error) as caught:
+            torchvision(tmp_path, tmp_path / "cache", name, options)
+        return str(caught.value)
+
+    assert "Did you mean CIFAR10" in said(ConfigError, "cifar-10")
+    assert "torchvision does not find it there (Dataset not found" in (told := said(DataError, "CIFAR10"))
+    assert "download=True" in told
+    assert "does not take them" in said(ConfigError, "CIFAR10", colour=3)
+    described(shapes, tmp_path)
+    assert "it has no split train" in said(DataError, "EMNIST")
+    with pytest.raises(DataError, match="not a number"):
+        torchvision(tmp_path, tmp_path / "cache", "DTD", labels=Numbers())
