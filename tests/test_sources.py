@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -450,3 +451,89 @@ def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):
     assert "it has no split train" in said(DataError, "EMNIST")
     with pytest.raises(DataError, match="not a number"):
         torchvision(tmp_path, tmp_path / "cache", "DTD", labels=Numbers())
+
+
+# whole runs
+
+
+RUN = ["model.name=test_resnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def roots(shapes, tmp_path_factory) -> dict[str, list[str]]:
+    """The words of each source that has the images of `shapes`."""
+    home = tmp_path_factory.mktemp("roots")
+    shards = sharded(shapes, home / "shards", lambda name: {"cls": name.encode()})
+    lines = [
+        {"path": file.relative_to(shapes).with_suffix("").as_posix(), "split": split, "target": name}
+        for split, name, file in listed(shapes)
+    ]
+    write(home / "t.csv", lines)
+    return {
+        "folder": ["data=folder", f"data.root={shapes}"],
+        "csv": ["data=csv", f"data.root={shapes}", f"data.table={home / 't.csv'}", "data.suffix=.png"],
+        "webdataset": ["data=webdataset", f"data.root={shards}"],
+        "huggingface": ["data=huggingface", f"data.root={tables(shapes, home / 'arrow', 'arrow')}"],
+        "torchvision": ["data=torchvision", f"data.root={described(shapes, home / 'tv')}", "data.dataset=DTD"],
+    }
+
+
+def train(zygote, home: Path, roots: list[str], *more: str, **how) -> Path:
+    run = home / "run"
+    always = ["data.batch_size=8", "data.flip=0", "trainer.max_epochs=3", f"paths.cache={home / 'cache'}"]
+    told = ["logger=[csv]", "recipe=off", "callbacks.last.every_n_train_steps=2", f"run_dir={run}"]
+    code = zygote.run(*roots, *RUN, *always, *told, *more, **how)
+    assert code == (-9 if how else 0), zygote.screen
+    return run
+
+
+def predictions(run: Path) -> list[tuple]:
+    """Those of test, without what the images are called, sorted."""
+    with (run / "predictions.csv").open() as stream:
+        return sorted(tuple(row.items())[1:] for row in csv.DictReader(stream))
+
+
+@pytest.mark.slow
+def test_a_run_on_any_source_is_the_run_on_the_folder(zygote, roots, tmp_path):
+    """All sources sort these images alike, so the fits are equal to the last bit, with worker processes and without."""
+    expected = train(zygote, tmp_path / "folder", roots["folder"])
+    for name in ("csv", "webdataset", "huggingface", "torchvision"):
+        workers = f"data.num_workers={2 * (name in ('webdataset', 'huggingface'))}"
+        run = train(zygote, tmp_path / name, roots[name], workers)
+        assert predictions(run) == predictions(expected), name
+        assert (run / "split.csv").read_text().count("\n") == 89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, workers", [("webdataset", 0), ("webdataset", 2), ("huggingface", 2)])
+def test_a_killed_run_on_pieces_resumes_to_the_same_bit(zygote, roots, tmp_path, name, workers):
+    words = [*roots[name], "data.cache_gb=0", f"data.num_workers={workers}"]
+    whole = train(zygote, tmp_path / "whole", words)
+    fault = {"at": "step", "n": 9, "number": int(signal.SIGKILL)}
+    run = train(zygote, tmp_path / "killed", words, fault=fault)
+    assert zygote.run(f"resume={run}", seed=99) == 0, zygote.screen
+    assert 0 < zygote.screen.count("a training step") < 18
+    for file in ("metrics.csv", "predictions.csv", "model/weights.safetensors"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_the_probe_and_what_it_keeps_take_pieces(zygote, roots, tmp_path):
+    """recipe=probe reads features, their cache and near-duplicates; without wanting the weights of the hub."""
+    small = ["model.name=test_byobnet.glyphs", "model.pretrained=true", "model.image_size=null"]
+    for name in ("folder", "webdataset"):
+        home = tmp_path / name
+        words = [*roots[name], *RUN, *small, "recipe=probe", f"paths.cache={home / 'cache'}", f"run_dir={home / 'run'}"]
+        assert zygote.run(*words) == 0, zygote.screen
+        assert len(list((home / "cache" / "features").iterdir())) > 0
+    assert predictions(tmp_path / "webdataset" / "run") == predictions(tmp_path / "folder" / "run")
+
+
+@pytest.mark.slow
+def test_a_broken_shard_ends_with_3_before_anything_is_kept(zygote, roots, shapes, tmp_path):
+    shards = sharded(shapes, tmp_path / "shards", lambda name: {"cls": name.encode()})
+    (shards / "val-001.tar").write_bytes((shards / "val-001.tar").read_bytes()[:3000])
+    words = ["data=webdataset", f"data.root={shards}", *RUN, f"paths.logs={tmp_path}", f"paths.cache={tmp_path}"]
+    assert zygote.run(*words) == 3 and "truncated: val-001.tar" in zygote.screen
+    assert zygote.run("data=torchvision", f"data.root={shards}", "data.dataset=CIFAR12", *words[2:]) == 2
+    assert "Did you mean CIFAR10" in zygote.screen

@@ -22,7 +22,11 @@ from src.data.split import NAMES, UNDIVIDED, Division, Item, by_name
 from src.labels import Labels, OneClass, shorten
 
 SAVE = "python -c \"from datasets import load_dataset; load_dataset('NAME').save_to_disk('DIR')\""
-USUAL = {"target": ("label", "fine_label", "class"), "labels": ("label",), "mask": ("label", "annotation")}
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "target": ("label", "fine_label", "class"),
+    "labels": ("label",),
+    "mask": ("label", "annotation"),
+}
 ROWS = 256  # of a Parquet file, that are in memory together
 
 

@@ -48,7 +48,7 @@ def torchvision(
     if "loader" in inspect.signature(maker).parameters:
         for name, pairs in splits.items():
             for file, label in _pairs(pairs, dataset):
-                where = Path(os.path.relpath(file, root)).as_posix()
+                where = Path(os.path.relpath(str(file), root)).as_posix()
                 found.add(name, Item(where, (_name(names[name], label),)))
         return found.source(root, how, "Name another data set, or another task.")
     made = lay_out(Path(cache) / "torchvision" / f"{dataset}-{_mark(root, options)}", _images(splits, dataset))
