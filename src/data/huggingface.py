@@ -22,11 +22,7 @@ from src.data.split import NAMES, UNDIVIDED, Division, Item, by_name
 from src.labels import Labels, OneClass, shorten
 
 SAVE = "python -c \"from datasets import load_dataset; load_dataset('NAME').save_to_disk('DIR')\""
-USUAL: Mapping[str, tuple[str, ...]] = {
-    "target": ("label", "fine_label", "class"),
-    "labels": ("label",),
-    "mask": ("label", "annotation"),
-}
+USUAL = {"target": ["label", "fine_label", "class"], "labels": ["label"], "mask": ["label", "annotation"]}
 ROWS = 256  # of a Parquet file, that are in memory together
 
 
@@ -101,6 +97,8 @@ def _saved(folder: Path) -> list[Path]:
         files = [folder / one["filename"] for one in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: its state.json is missing or damaged ({error}). Save the data set again.") from None
+    if not files:
+        raise DataError(f"{folder}: its state.json names no file. Save the data set again.")
     if missing := [file.name for file in files if not file.is_file()]:
         raise DataError(f"{folder}: {shorten(missing)} of its files are missing. Save the data set again.")
     return files
@@ -141,7 +139,8 @@ def _open(files: tuple[str, ...]) -> Any:
     try:
         return opened(files)
     except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged(Path(files[0]).parent if len(files) > 1 else Path(files[0]), error) from error
+        first, *more = map(Path, files)
+        raise _damaged(first.parent if more else first, error) from error
 
 
 def _damaged(file: Path, error: Exception) -> DataError:
@@ -157,7 +156,7 @@ class _Columns:
         self.features: Mapping[str, Any] = said.get("info", {}).get("features", {})
         targets = [target] if isinstance(target, str) else list(target or labels.columns)
         if not target and len(targets) == 1 and targets[0] not in there:
-            usual = (*USUAL.get(targets[0], ()), "labels")
+            usual = [*USUAL.get(targets[0], []), "labels"]
             targets = [next((name for name in usual if name in there), targets[0])]
         images = [image] if image else [f.name for f in table.schema if _holds_images(f.type) and f.name not in targets]
         self.images, self.labels = images, labels.on(targets)
