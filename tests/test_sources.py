@@ -318,7 +318,8 @@ def tables(shapes: Path, root: Path, ending: str, inside: bool = True) -> Path:
     for split in ("train", "val", "test"):
         files = [(name, file) for where, name, file in listed(shapes) if where == split]
         for part in (0, 1):
-            some = files[part::2]
+            half = len(files) // 2
+            some = files[half:] if part else files[:half]
             cells = [{"bytes": f.read_bytes() if inside else None, "path": None if inside else str(f)} for _, f in some]
             rows = {"image": cells, "label": [NAMES.index(name) for name, _ in some]}
             arrow(root / f"{split}-{part:05d}-of-00002.{ending}", rows, NAMES)
@@ -401,8 +402,8 @@ def described(shapes: Path, root: Path) -> Path:
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for i, (split, name, file) in enumerate(listed(shapes)):
         (home / "images" / name).mkdir(exist_ok=True)
-        shutil.copy(file, home / "images" / name / f"{i}.png")
-        lists[split].append(f"{name}/{i}.png")
+        shutil.copy(file, home / "images" / name / f"{i:03d}.png")
+        lists[split].append(f"{name}/{i:03d}.png")
     for split, files in lists.items():
         (home / "labels" / f"{split}1.txt").write_text("\n".join(files) + "\n")
     return root
@@ -480,7 +481,7 @@ def roots(shapes, tmp_path_factory) -> dict[str, list[str]]:
 
 def train(zygote, home: Path, roots: list[str], *more: str, **how) -> Path:
     run = home / "run"
-    always = ["data.batch_size=8", "data.flip=0", "trainer.max_epochs=3", f"paths.cache={home / 'cache'}"]
+    always = ["data.batch_size=8", "data.flip=0", "trainer.max_epochs=2", f"paths.cache={home / 'cache'}"]
     told = ["logger=[csv]", "recipe=off", "callbacks.last.every_n_train_steps=2", f"run_dir={run}"]
     code = zygote.run(*roots, *RUN, *always, *told, *more, **how)
     assert code == (-9 if how else 0), zygote.screen
@@ -493,10 +494,15 @@ def predictions(run: Path) -> list[tuple]:
         return sorted(tuple(row.items())[1:] for row in csv.DictReader(stream))
 
 
+@pytest.fixture(scope="module")
+def expected(zygote, roots, tmp_path_factory) -> Path:
+    """The folder of a run on the images in files."""
+    return train(zygote, tmp_path_factory.mktemp("expected"), roots["folder"])
+
+
 @pytest.mark.slow
-def test_a_run_on_any_source_is_the_run_on_the_folder(zygote, roots, tmp_path):
+def test_a_run_on_any_source_is_the_run_on_the_folder(zygote, roots, expected, tmp_path):
     """All sources sort these images alike, so the fits are equal to the last bit, with worker processes and without."""
-    expected = train(zygote, tmp_path / "folder", roots["folder"])
     for name in ("csv", "webdataset", "huggingface", "torchvision"):
         workers = f"data.num_workers={2 * (name in ('webdataset', 'huggingface'))}"
         run = train(zygote, tmp_path / name, roots[name], workers)
@@ -505,16 +511,16 @@ def test_a_run_on_any_source_is_the_run_on_the_folder(zygote, roots, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, workers", [("webdataset", 0), ("webdataset", 2), ("huggingface", 2)])
-def test_a_killed_run_on_pieces_resumes_to_the_same_bit(zygote, roots, tmp_path, name, workers):
+@pytest.mark.parametrize("name, workers", [("webdataset", 2), ("huggingface", 0)])
+def test_a_killed_run_on_pieces_resumes_to_the_same_bit(zygote, roots, expected, tmp_path, name, workers):
     words = [*roots[name], "data.cache_gb=0", f"data.num_workers={workers}"]
-    whole = train(zygote, tmp_path / "whole", words)
     fault = {"at": "step", "n": 9, "number": int(signal.SIGKILL)}
-    run = train(zygote, tmp_path / "killed", words, fault=fault)
+    run = train(zygote, tmp_path, words, fault=fault)
     assert zygote.run(f"resume={run}", seed=99) == 0, zygote.screen
-    assert 0 < zygote.screen.count("a training step") < 18
-    for file in ("metrics.csv", "predictions.csv", "model/weights.safetensors"):
-        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
+    assert 0 < zygote.screen.count("a training step") < 12
+    for file in ("metrics.csv", "metrics.json", "model/weights.safetensors"):
+        assert (run / file).read_bytes() == (expected / file).read_bytes(), file
+    assert predictions(run) == predictions(expected)
 
 
 @pytest.mark.slow

@@ -137,7 +137,9 @@ def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[s
         raise DataError(f"data.table={file}: is not a CSV file ({error}). Save it as 'CSV UTF-8'.") from error
 
 
-def _columns(file: Path, header: list[str], wanted: Mapping[str, Sequence[str]], labels: Labels) -> dict[str, list[int]]:
+def _columns(
+    file: Path, header: list[str], wanted: Mapping[str, Sequence[str]], labels: Labels
+) -> dict[str, list[int]]:
     """Where they are; raises DataError with all that are not there."""
     words = {"group": "data.group={}", "time": "data.time={}", "target": labels.word}
     places = [(name, words.get(key, f"data.columns.{key}={{}}")) for key, names in wanted.items() for name in names]
