@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,36 @@ class InputSpec:
     std: tuple[float, ...]
     interpolation: str  # bilinear | bicubic | nearest
     crop: float  # the part of the resized short side that the centre crop keeps, 0..1
+
+
+class Stat(Protocol):
+    @property
+    def st_size(self) -> int: ...
+
+    @property
+    def st_mtime_ns(self) -> int: ...
+
+
+class File(Protocol):
+    """Where the bytes of one image are, called as pathlib does: a Path, or a piece of a larger file. `open` and `stat`
+    raise OSError where there is nothing."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
+
+    def stat(self) -> Stat: ...
+
+
+class Root(Protocol):
+    """What paths are relative to, `root / path` being a File: a Path, or an archive that finds its pieces. Its text is
+    where it lies. It goes to worker processes, so it can be pickled and holds no open file."""
+
+    def __truediv__(self, path: str, /) -> File: ...
 
 
 UNLABELLED = -1  # the class of an image that is only to be predicted
@@ -64,7 +94,7 @@ def _one_class() -> Any:
 class Source:
     """Which images there are. The class list is decided once, from train, and is equal in all splits."""
 
-    root: Path
+    root: Root  # a Path, or an archive that is called like one
     classes: tuple[str, ...]  # of a regression the names of its numbers
     splits: Mapping[str, Split]  # always train and val; test where there is one; multiclass targets index `classes`
     notes: tuple[str, ...] = ()  # what was decided for the user, one sentence each, printed at the start

@@ -30,7 +30,7 @@ def images(where: str, column: str) -> list[Path]:
         raise DataError(f"IMAGES={where}: there is no such file or folder. Nothing was written.")
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not _hidden(p, path))
-    elif path.suffix.lower() in (".csv", ".tsv"):
+    elif path.suffix.lower() in (".csv", ".tsv", ".parquet", ".pq"):
         lines = rows(path)
         _, header = next(lines, (1, []))
         if column not in header:

@@ -24,7 +24,7 @@ FREE = (
     *("resume", "run_dir", "data.num_workers", "data.timeout"),
     *("callbacks.progress", "callbacks.last", "paths", "stages", "select"),
 )
-PATHS = ("data.root", "data.table", "model.weights", "init_from", "paths.logs", "paths.cache")
+PATHS = ("data.root", "data.table", "data.test_table", "model.weights", "init_from", "paths.logs", "paths.cache")
 SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 

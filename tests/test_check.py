@@ -17,8 +17,14 @@ from src.factory import ALLOWED
 from tests.conftest import ROOT
 
 GROUPS = [(group, option) for group, options in configs.groups().items() for option in options]
-FILL = {"data=folder": ["data.root=DIR"], "data=csv": ["data.root=DIR", "data.table=t.csv"],
-        "task=multihead": ["task.heads={a: regression}"]}  # fmt: skip
+FILL = {
+    "data=folder": ["data.root=DIR"],
+    "data=csv": ["data.root=DIR", "data.table=t.csv"],
+    "data=huggingface": ["data.root=DIR"],
+    "data=torchvision": ["data.root=DIR", "data.dataset=CIFAR10"],
+    "task=multihead": ["task.heads={a: regression}"],
+    "data=webdataset": ["data.root=DIR", 'data.shards.train="train-{000..009}.tar"', "data.shards.val=val-*.tar"],
+}
 
 
 def words(group, option):

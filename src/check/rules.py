@@ -62,8 +62,11 @@ RULES: dict[str, Rule] = {
     "data.fold": whole("0 <= x") | NULL,
     "data.folds": whole("2 <= x"),
     "data.columns.target": TEXT | Rule("a list of columns", lambda v: _is_list(v) and v != []) | NULL,
-    "data.group": Rule("a column", TEXT.holds) | NULL,
-    "data.time": Rule("a column", TEXT.holds) | NULL,
+    **{
+        f"data.{key}": TEXT | NULL
+        for key in "group time suffix folder test_table test_folder columns.image shards.*".split()
+    },
+    "data.classes": Rule("a list of names", lambda v: _is_list(v) and v != []) | NULL,
     "data.count": whole("1 <= x"),
     "data.bad_images": one_of("error", "skip"),
     "data.resize": one_of("crop", "squash", "pad"),

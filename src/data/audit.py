@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from src.contracts import DataError, Source
+from src.contracts import DataError, File, Source
 from src.data.images import size_of
 
 Place = tuple[str, int]  # split, index there
@@ -61,10 +60,10 @@ def _counts(source: Source) -> tuple[int, ...]:
     return source.labels.counts(source.splits["train"].targets, source.classes)
 
 
-def _equal(files: list[tuple[Place, Path]], pool: ThreadPoolExecutor) -> tuple[tuple[Place, ...], ...]:
+def _equal(files: list[tuple[Place, File]], pool: ThreadPoolExecutor) -> tuple[tuple[Place, ...], ...]:
     by_size = defaultdict(list)
     for place, path in files:
-        by_size[os.path.getsize(path)].append((place, path))
+        by_size[path.stat().st_size].append((place, path))
     alike = [file for group in by_size.values() if len(group) > 1 for file in group]
     by_content = defaultdict(list)
     for (place, _), digest in zip(alike, pool.map(lambda file: _digest(file[1]), alike), strict=True):
@@ -72,7 +71,7 @@ def _equal(files: list[tuple[Place, Path]], pool: ThreadPoolExecutor) -> tuple[t
     return tuple(tuple(group) for group in by_content.values() if len(group) > 1)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: File) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

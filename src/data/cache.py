@@ -30,7 +30,7 @@ import torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from src.contracts import InputSpec, Split
+from src.contracts import InputSpec, Root, Split
 from src.data.images import read, size_of
 from src.data.scan import key
 from src.data.transforms import evaluation
@@ -91,7 +91,7 @@ class Copies:
 
 
 def copies(
-    root: Path,
+    root: Root,
     name: str,
     split: Split,
     spec: InputSpec,
@@ -143,7 +143,7 @@ def copies(
     return made, f"cache: {what} (paths.cache)"
 
 
-def _packed(root: Path, split: Split, channels: int, mask: Mask | None, index: int) -> torch.Tensor:
+def _packed(root: Root, split: Split, channels: int, mask: Mask | None, index: int) -> torch.Tensor:
     image = read(root / split.paths[index], channels)
     return image if mask is None else torch.cat([image, mask(split.targets[index])])
 
@@ -168,7 +168,7 @@ def _size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-def _name(root: Path, split: Split, spec: InputSpec, resize: str | None) -> str:
+def _name(root: Root, split: Split, spec: InputSpec, resize: str | None) -> str:
     """By everything that the pixels depend on."""
     kind = (spec.size, spec.interpolation, resize and (spec.crop, spec.mean), resize or OVERSIZE)
     versions = PIL.__version__, torch.__version__, torchvision.__version__
@@ -176,7 +176,7 @@ def _name(root: Path, split: Split, spec: InputSpec, resize: str | None) -> str:
     return hashlib.sha256(f"{key(root, files, spec.channels)} {kind} {versions}".encode()).hexdigest()
 
 
-def _rooms(root: Path, paths: tuple[str, ...], spec: InputSpec, resize: str | None, channels: int) -> list[int]:
+def _rooms(root: Root, paths: tuple[str, ...], spec: InputSpec, resize: str | None, channels: int) -> list[int]:
     """Bytes of each copy; 0 where a file's header cannot be read."""
     if resize:
         return [spec.size[0] * spec.size[1] * channels] * len(paths)

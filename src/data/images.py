@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from src.contracts import DataError
+from src.contracts import DataError, File
 
 EXTENSIONS = frozenset(
     f".{name}"
@@ -38,7 +38,7 @@ class _Refused(Exception):
     """The reason, as the user reads it."""
 
 
-def read(path: Path, channels: int) -> torch.Tensor:
+def read(path: File, channels: int) -> torch.Tensor:
     """-> uint8 (channels, H, W), upright, the first frame; channels: 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA.
 
     For 1 and 3 channels, what is transparent is shown on white. 16-bit grey is divided by 257 (65535 -> 255), floats
@@ -46,31 +46,31 @@ def read(path: Path, channels: int) -> torch.Tensor:
     number of channels, but must have `channels`. The memory is channels-last, which torchvision resizes fastest.
     Raises DataError with the path and the reason.
     """
-    return torch.from_numpy(_decode(Path(path), channels)).permute(2, 0, 1)
+    return torch.from_numpy(_decode(path, channels)).permute(2, 0, 1)
 
 
-def probe(path: Path, channels: int) -> None:
+def probe(path: File, channels: int) -> None:
     """Raises DataError where `read` would, but sooner: a JPEG is decoded at an eighth of its size.
 
     Its stream is still read to the end, so that a truncated file is found.
     """
-    _decode(Path(path), channels, small=True)
+    _decode(path, channels, small=True)
 
 
-def size_of(path: Path) -> tuple[int, int] | None:
+def size_of(path: File) -> tuple[int, int] | None:
     """(width, height) as the image is shown, from its header; None where that cannot be read."""
     try:
         if path.suffix.lower() == ".npy":
-            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            height, width = _array(path).shape[:2]
             return width, height
-        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size
     except Exception:  # Pillow's decoders raise nearly every type on damaged input; `read` says what is wrong
         return None
 
 
-def _decode(path: Path, channels: int, small: bool = False) -> np.ndarray:
+def _decode(path: File, channels: int, small: bool = False) -> np.ndarray:
     with _named(path):
         if path.suffix.lower() == ".npy":
             return _from_npy(path, channels)
@@ -78,7 +78,7 @@ def _decode(path: Path, channels: int, small: bool = False) -> np.ndarray:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: File) -> Iterator[None]:
     try:
         yield
     except _Refused as refused:
@@ -87,11 +87,11 @@ def _named(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {_reason(path, error)}") from error
 
 
-def _from_picture(path: Path, channels: int, small: bool) -> np.ndarray:
+def _from_picture(path: File, channels: int, small: bool) -> np.ndarray:
     if channels not in _MODES:
         raise _Refused(f"a picture file cannot give {channels} channels; save (H, W, {channels}) arrays as .npy")
     # An open file, since of a path Pillow 13 maps the pixels, and then garbles TIFFs of orientation 5 to 8.
-    with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         _check_size(*image.size)
         if small:
             image.draft("L", (1, 1))  # JPEG only; other formats do nothing here
@@ -126,8 +126,8 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _from_npy(path: Path, channels: int) -> np.ndarray:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, so that a lying header cannot fill the memory
+def _from_npy(path: File, channels: int) -> np.ndarray:
+    array = _array(path)
     if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or 0 in array.shape:
         found = f"shape {array.shape}" if isinstance(array, np.ndarray) else "an .npz archive"
         raise _Refused(f"needs an array of (H, W) or (H, W, C), but is {found}")
@@ -138,6 +138,13 @@ def _from_npy(path: Path, channels: int) -> np.ndarray:
         raise _Refused(f"is of {array.dtype}; save it as uint8, uint16, or float in 0..1")
     _check_size(array.shape[1], array.shape[0])
     return np.array(_eight_bits(array), order="C")
+
+
+def _array(path: File) -> np.ndarray:
+    if isinstance(path, Path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a lying header cannot fill the memory
+    with path.open("rb") as file:  # of a piece nothing can be mapped; what its header lies is not there to be read
+        return np.load(file, allow_pickle=False)
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
@@ -152,7 +159,7 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: File, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -173,9 +180,9 @@ def _reason(path: Path, error: Exception) -> str:
     return f"truncated or damaged ({type(error).__name__ if path.name in text or not text else text})"
 
 
-def _first_bytes(path: Path) -> bytes:
+def _first_bytes(path: File) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return file.read(16).rstrip()
     except OSError:
         return b"?"

@@ -6,21 +6,20 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from src.contracts import DataError, Source
+from src.contracts import DataError, File, Root, Source
 from src.data.images import size_of
 from src.labels import Masks
 
 IGNORE = 255  # the class of a pixel that does not count
 
 
-def reader(root: Path, labels: Masks, classes: tuple[str, ...]) -> Callable[[str], torch.Tensor]:
+def reader(root: Root, labels: Masks, classes: tuple[str, ...]) -> Callable[[str], torch.Tensor]:
     """-> (path -> uint8 (1, H, W), the place of each pixel's class, or IGNORE)."""
     assert labels.values is not None
     values = [labels.values[name] for name in classes]
@@ -45,10 +44,10 @@ def reader(root: Path, labels: Masks, classes: tuple[str, ...]) -> Callable[[str
     return read
 
 
-def pixels(file: Path, channels: int) -> np.ndarray:
+def pixels(file: File, channels: int) -> np.ndarray:
     """(H, W, channels) int64. The colours of a palette are only its colours: a number is its place in it."""
     try:
-        with Image.open(file) as image:
+        with file.open("rb") as stream, Image.open(stream) as image:
             plain = image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("L")
             array = np.array(image.convert("RGB") if channels == 3 else plain).astype(np.int64)
             return array.reshape(image.height, image.width, channels)

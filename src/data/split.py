@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.contracts import ConfigError, DataError, Source, Split
+from src.contracts import ConfigError, DataError, Root, Source, Split
 from src.labels import Cells, Labels, shorten
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
@@ -111,7 +111,7 @@ def _counts(n: int, fractions: Mapping[str, float]) -> dict[str, int]:
 
 
 def assemble(
-    root: Path,
+    root: Root,
     found: Mapping[str, Iterable[Item]],
     labels: Labels,
     how: Division,
@@ -146,7 +146,7 @@ def assemble(
     return Source(root, classes, splits, (*notes, *_about_empty(empty), *told, *more, *missing), labels)
 
 
-def _refuse_spanning(root: Path, rows: Mapping[str, list[Item]]) -> None:
+def _refuse_spanning(root: Root, rows: Mapping[str, list[Item]]) -> None:
     where = defaultdict(set)
     for name, items in rows.items():
         for item in items:
@@ -250,6 +250,19 @@ def _cut(
     if exact or any(len(stratum) != 1 for stratum in strata):
         return assigned(strata, fractions, seed)
     return stratified([stratum[0] for stratum in strata], fractions, seed)
+
+
+def by_name(paths: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """-> split -> the files whose path speaks of it, as train-000.tar does, UNDIVIDED if none does of any; and those
+    that speak of none or of several."""
+    said = [{NAMES[word] for word in re.split("[^a-z]+", path.lower()) if word in NAMES} for path in paths]
+    if not any(said):
+        return {UNDIVIDED: list(paths)}, []
+    found = defaultdict(list)
+    for path, names in zip(paths, said, strict=True):
+        found[min(names) if len(names) == 1 else ""].append(path)
+    unclear = found.pop("", [])
+    return dict(found), unclear
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images and their labels listed in a CSV file: columns path, those of the label and, if there is one, split."""
+"""Images and their labels listed in a CSV or Parquet file: columns path, those of the label and, if there, split."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import io
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from src.contracts import ConfigError, DataError, Source
+from src.data import parquet
 from src.data.folder import existing
+from src.data.found import some
+from src.data.images import EXTENSIONS
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
 from src.labels import Cells, Labels, OneClass, shorten
 
@@ -32,24 +35,26 @@ def table(
     split_column: str = "split",
     group_column: str | None = None,
     time_column: str | None = None,
+    suffix: str | None = None,
+    folder: str | None = None,
+    test_table: str | Path | None = None,
+    test_folder: str | None = None,
     **division: Any,
 ) -> Source:
-    """-> the images of a UTF-8 table separated by commas, semicolons or tabs; paths are relative to `root`.
+    """-> the images of a UTF-8 table separated by commas, semicolons or tabs, or of a Parquet table.
 
-    `table` is a file as given, or else relative to `root`. target_column: those of the label, None: as `labels` calls
-    them. Without a split column the images are divided per class, as `folder` does; with train rows but no val rows,
-    val is cut out of train. Rows of one group stay together, and so do those of neighbouring times. A row that repeats
-    another is left out; an image in two splits is a leak (`data.leak`). A test split of which no row has a label is
-    only predicted. division: see Division. Raises DataError with the row numbers (1 is the header) of all faults: cells
-    without a value or that `labels` cannot read, unknown splits, files that are missing or outside `root`, paths with
-    two labels.
+    `table` is a file as given, or else relative to `root`. A path is ROOT/folder/CELLsuffix. target_column: those of
+    the label, None: as `labels` calls them. Without a split column the images are divided per class, as `folder` does;
+    with train rows but no val rows, val is cut out of train. Rows of one group stay together, and so do those of
+    neighbouring times. A row that repeats another is left out; an image in two splits is a leak (`data.leak`). A test
+    split of which no row has a label is only predicted; `test_table` lists it in a table of its own, which needs no
+    column but that of the paths (in `test_folder`, None: in `folder`). division: see Division. Raises DataError with
+    the row numbers (1 is the header) of all faults: cells without a value or that `labels` cannot read, unknown splits,
+    files that are missing or outside `root`, paths with two labels.
     """
     root, how, labels = existing(root), Division(**division), labels or OneClass()
-    file = Path(table).expanduser()
-    file = file if file.is_file() else root / file
-    if not file.is_file():
-        raise DataError(f"data.table={table}: no such file, neither as given nor as {file}. {_nearest(root, file)}")
-    lines = rows(file)
+    file = _file(root, "table", table)
+    lines = rows(file, labels)
     _, header = next(lines, (1, []))
     if group_column and time_column:
         raise ConfigError(
@@ -61,17 +66,44 @@ def table(
     if split_column == "split" and "split" not in header:
         wanted.pop("split")  # nobody asked for it
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
-    words = {"group": "data.group={}", "time": "data.time={}", "target": labels.word}
-    places = [(name, words.get(key, f"data.columns.{key}={{}}")) for key, names in wanted.items() for name in names]
-    if faults := [fault for name, word in places if (fault := _absent(header, name, word))]:
-        listed = ", ".join(header) or "none, the file is empty"
-        raise DataError(f"data.table={file}: {' '.join(faults)}\nIts columns: {listed}.")
-    columns = {key: [header.index(name) for name in names] for key, names in wanted.items()}
-    found, notes = _collect(root, file, lines, len(header), columns, labels)
+    columns = _columns(file, header, wanted, labels)
+    rest = "train" if test_table else UNDIVIDED
+    found, notes, faults = _collect(root, file, lines, len(header), columns, labels, rest, (folder, suffix))
     if time_column:
         found = _by_time(found)
         notes.append(f"Images of neighbouring {time_column} stay together, in {BLOCKS} blocks.")
+    if test_table:
+        wanted = {"path": [path_column], "target": labels.columns, "group": [group_column] if group_column else []}
+        place = folder if test_folder is None else test_folder, suffix
+        tested, more, wrong = _test(root, _file(root, "test_table", test_table), wanted, labels, place)
+        if "test" in found:
+            raise DataError(
+                f"data.test_table={test_table}: {file} has rows of test, too ({len(found['test'])}).\n"
+                f"Leave data.test_table out, or give these rows another split in {file.name}."
+            )
+        found, notes, faults = found | tested, notes + more, faults + wrong
+    if faults:
+        raise DataError("\n".join(faults))
     return assemble(root, found, labels, how, notes=notes)
+
+
+def _file(root: Path, key: str, name: str | Path) -> Path:
+    file = Path(name).expanduser()
+    file = file if file.is_file() else root / file
+    if not file.is_file():
+        raise DataError(f"data.{key}={name}: no such file, neither as given nor as {file}. {_nearest(root, file)}")
+    return file
+
+
+def _test(
+    root: Path, file: Path, wanted: Mapping[str, Sequence[str]], labels: Labels, place: tuple[str | None, str | None]
+) -> tuple[dict[str, list[Item]], list[str], list[str]]:
+    """The rows of a table of test, of which only the path must be there."""
+    lines = rows(file, labels)
+    _, header = next(lines, (1, []))
+    there = {key: names for key, names in wanted.items() if key == "path" or all(name in header for name in names)}
+    columns = _columns(file, header, there, labels)
+    return _collect(root, file, lines, len(header), columns, labels, "test", place)
 
 
 def _by_time(found: Mapping[str, list[Item]]) -> dict[str, list[Item]]:
@@ -86,8 +118,11 @@ def _by_time(found: Mapping[str, list[Item]]) -> dict[str, list[Item]]:
     return timed
 
 
-def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[str]]]:
     """(row number as a spreadsheet counts, stripped cells); blank rows are left out."""
+    if file.suffix.lower() in (".parquet", ".pq"):
+        yield from parquet.rows(file, getattr(labels, "separator", "|"))
+        return
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
             first = lines.readline()
@@ -100,6 +135,18 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"data.table={file}: is not UTF-8 ({error.reason}). Save it as 'CSV UTF-8'.") from error
     except csv.Error as error:
         raise DataError(f"data.table={file}: is not a CSV file ({error}). Save it as 'CSV UTF-8'.") from error
+
+
+def _columns(
+    file: Path, header: list[str], wanted: Mapping[str, Sequence[str]], labels: Labels
+) -> dict[str, list[int]]:
+    """Where they are; raises DataError with all that are not there."""
+    words = {"group": "data.group={}", "time": "data.time={}", "target": labels.word}
+    places = [(name, words.get(key, f"data.columns.{key}={{}}")) for key, names in wanted.items() for name in names]
+    if faults := [fault for name, word in places if (fault := _absent(header, name, word))]:
+        listed = ", ".join(header) or "none, the file is empty"
+        raise DataError(f"data.table={file}: {' '.join(faults)}\nIts columns: {listed}.")
+    return {key: [header.index(name) for name in names] for key, names in wanted.items()}
 
 
 def _absent(header: list[str], name: str, word: str) -> str:
@@ -119,7 +166,10 @@ def _collect(
     width: int,
     columns: Mapping[str, list[int]],
     labels: Labels,
-) -> tuple[dict[str, list[Item]], list[str]]:
+    rest: str,
+    place: tuple[str | None, str | None],
+) -> tuple[dict[str, list[Item]], list[str], list[str]]:
+    """-> split -> items, notes, what is wrong. rest: the split where no column says it; place: folder and suffix."""
     faults: _Faults = defaultdict(list)
     seen: dict[str, tuple[int, Cells]] = {}  # path -> row, label
     found: dict[str, dict[str, Item]] = defaultdict(dict)  # split -> path -> item
@@ -132,8 +182,10 @@ def _collect(
             faults[f"not {width} cells, as in the header"].append(f"row {number} ({len(cells)})")
             continue
         path, split = cells[columns["path"][0]], cells[columns["split"][0]] if "split" in columns else ""
-        target = tuple("" if cells[i].lower() in _EMPTY else cells[i] for i in columns["target"])
-        name = (NAMES.get(split.lower()) or "") if "split" in columns else UNDIVIDED
+        path = _placed(path, *place)
+        target = tuple("" if cells[i].lower() in _EMPTY else cells[i] for i in columns.get("target", ()))
+        target = target or ("",) * len(labels.columns)
+        name = (NAMES.get(split.lower()) or "") if "split" in columns else rest
         group = cells[bundle] if bundle is not None else None
         unread = "" if name == "test" and not any(target) else labels.fault(target)
         if labels.files and any(target) and not unread:
@@ -156,10 +208,15 @@ def _collect(
     if any(any(item.cells) for item in tested):
         for item in (item for item in tested if labels.fault(item.cells)):
             faults["no target, but others of test have one"].append(f"row {lines['test', item.path]}")
-    if faults:
-        raise DataError(_describe(file, faults))
-    notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {_some(repeated)}."]
-    return {name: list(items.values()) for name, items in found.items()}, notes if repeated else []
+    notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
+    items = {name: list(items.values()) for name, items in found.items()}
+    return items, notes if repeated else [], [_describe(file, faults)] if faults else []
+
+
+def _placed(cell: str, folder: str | None, suffix: str | None) -> str:
+    if cell.lower() in _EMPTY or cell.startswith(("/", "\\", "~")):  # which are faults, told as they stand
+        return cell
+    return posixpath.join(folder or "", cell + (suffix or ""))
 
 
 def _of_mask(fault: str) -> str:
@@ -181,6 +238,7 @@ class _Places:
         self.root = root
         self.real = os.path.realpath(root)
         self.folders: dict[str, dict[str, bool] | None] = {}  # None: outside the root
+        self.endings: dict[str, dict[str, str]] = {}  # folder -> name without its extension -> that
 
     def __call__(self, path: str) -> str:
         if path.startswith(("/", "\\", "~")) or path[1:2] == ":" or ".." in path.replace("\\", "/").split("/"):
@@ -191,7 +249,15 @@ class _Places:
         names = self.folders[where]
         if names is None or (names.get(name) and not self._inside(os.path.join(where, name))):
             return "a link that leads out of data.root; copy the file into it"
-        return "" if name in names else "no such file in data.root"
+        return "" if name in names else f"no such file in data.root{self._almost(where, name, names)}"
+
+    def _almost(self, where: str, name: str, names: Collection[str]) -> str:
+        """What its extension is, where that is all that is missing."""
+        if where not in self.endings:
+            parts = (os.path.splitext(other) for other in names)
+            self.endings[where] = {stem: end for stem, end in parts if end.lower() in EXTENSIONS}
+        end = self.endings[where].get(name)
+        return f", but with {end} there is (set data.suffix={end})" if end else ""
 
     def _inside(self, path: str) -> bool:
         return os.path.realpath(os.path.join(self.root, path)).startswith(os.path.join(self.real, ""))
@@ -209,16 +275,13 @@ class _Places:
 
 def _describe(file: Path, faults: _Faults) -> str:
     count = sum(len(places) for places in faults.values())
-    kinds = "\n".join(f"  {kind}: {_some(places)}" for kind, places in faults.items())
+    kinds = "\n".join(f"  {kind}: {some(places)}" for kind, places in faults.items())
     return f"data.table={file}: {count} row(s) cannot be used (row 1 is the header).\n{kinds}\nCorrect or remove them."
 
 
-def _some(places: list[str], most: int = 10) -> str:
-    return ", ".join(places[:most]) + (f", ... ({len(places)} in all)" if len(places) > most else "")
-
-
 def _nearest(root: Path, file: Path) -> str:
-    tables = sorted(entry.name for entry in root.glob("*") if entry.suffix.lower() in (".csv", ".tsv", ".txt"))
+    kinds = (".csv", ".tsv", ".txt", ".parquet")
+    tables = sorted(entry.name for entry in root.glob("*") if entry.suffix.lower() in kinds)
     near = difflib.get_close_matches(file.name, tables, 1)
     return f"Did you mean {near[0]}?" if near else f"Tables in {root}: {shorten(tables) or 'none'}."
 

@@ -67,6 +67,6 @@ def _file(run: Run, network: torch.nn.Module, split: str, only: Sequence[int] | 
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     chosen = run.source.splits[split].paths
     for i in range(len(chosen)) if only is None else only:
-        status = os.stat(run.source.root / chosen[i])
+        status = (run.source.root / chosen[i]).stat()
         digest.update(repr((chosen[i], status.st_size, status.st_mtime_ns)).encode())
     return Path(run.cfg["paths"]["cache"]) / "features" / f"{digest.hexdigest()}.safetensors"

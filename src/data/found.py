@@ -1,0 +1,42 @@
+"""Collects what a source finds, image by image, and all that is wrong with it, which is told at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from src.contracts import DataError, Root, Source
+from src.data.split import Division, Item, assemble
+from src.labels import Labels
+
+
+@dataclass
+class Found:
+    labels: Labels
+    splits: dict[str, list[Item]] = field(default_factory=lambda: defaultdict(list))
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # kind -> where
+
+    def add(self, split: str, item: Item) -> None:
+        """Of test an image may lack its label, if all do."""
+        unlabelled = split == "test" and not any(item.cells)
+        if why := "" if unlabelled else self.labels.fault(item.cells):
+            self.faults[why].append(item.path)
+        else:
+            self.splits[split].append(item)
+
+    def source(self, root: Root, how: Division, remedy: str, notes: Sequence[str] = ()) -> Source:
+        """Raises DataError with all faults and the remedy; else as `assemble`."""
+        test = self.splits.get("test", [])
+        if any(any(item.cells) for item in test):
+            half = [item.path for item in test if self.labels.fault(item.cells)]
+            self.faults |= {"no target, but others of test have one": half} if half else {}
+        if self.faults:
+            count = sum(len(places) for places in self.faults.values())
+            kinds = "\n".join(f"  {kind}: {some(places)}" for kind, places in self.faults.items())
+            raise DataError(f"{root}: {count} thing(s) cannot be used.\n{kinds}\n{remedy}")
+        return assemble(root, self.splits, self.labels, how, notes=notes)
+
+
+def some(places: list[str], most: int = 10) -> str:
+    return ", ".join(places[:most]) + (f", ... ({len(places)} in all)" if len(places) > most else "")
