@@ -193,7 +193,7 @@ def compose(
     more = {"parts": task.parts} if task.parts else {}
     loss = loss(counts=counts, images=images, **more) if isinstance(loss, partial) else loss
     places = {"layers": network.layers, "no_decay": network.no_decay}
-    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss)
+    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
 
 
