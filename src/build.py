@@ -168,6 +168,12 @@ def start(
     rng.seed(cfg["seed"], "weights")
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
     given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
+    unread = {k: cfg["model"].get(k, usual) for k, usual in {"head": "linear", "pool": "default"}.items()}
+    if task.dense and set(unread.values()) != {"linear", "default"}:
+        raise ConfigError(
+            f"model.head={unread['head']} model.pool={unread['pool']}: masks are made by a decoder of their own, which "
+            "reads the maps of all stages.\nLeave model.head and model.pool out."
+        )
     backbone = make({**cfg["model"], **given})
     network = DenseNetwork(backbone, task.outputs) if task.dense else Network(backbone, task.outputs, unit=task.unit)
     network.to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
