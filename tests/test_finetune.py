@@ -84,7 +84,7 @@ def test_each_trainable_parameter_is_in_one_group_and_decays_only_where_it_may(n
 
 @pytest.mark.parametrize("policy", names("finetune"))
 def test_what_a_loss_learns_is_in_one_group_at_the_rate_of_the_head_without_decay(network, policy):
-    net, loss = network("test_resnet"), nn.Bilinear(2, 2, 2)
+    net, loss = network("test_vit"), nn.Bilinear(2, 2, 2)
     loss.bias.requires_grad_(False)
     plain = planned(net, policy)
     found = groups(make(node("finetune", policy)), net, net.layers, net.no_decay, LR, DECAY, loss)

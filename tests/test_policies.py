@@ -49,7 +49,7 @@ def network():
 
 
 def planned(net: Network, policy: str, seed: int = 0, **values) -> list[dict]:
-    return groups(make(node("finetune", policy, **values)), net, net.layers, net.no_decay, LR, DECAY, seed)
+    return groups(make(node("finetune", policy, **values)), net, net.layers, net.no_decay, LR, DECAY, seed=seed)
 
 
 def trained(net: Network, optimizer: torch.optim.Optimizer, steps: int) -> None:
