@@ -183,6 +183,12 @@ def start(
     rng.seed(cfg["seed"], "weights")
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
     given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
+    unread = {k: cfg["model"].get(k, usual) for k, usual in {"head": "linear", "pool": "default"}.items()}
+    if task.dense and set(unread.values()) != {"linear", "default"}:
+        raise ConfigError(
+            f"model.head={unread['head']} model.pool={unread['pool']}: masks are made by a decoder of their own, which "
+            "reads the maps of all stages.\nLeave model.head and model.pool out."
+        )
     backbone = make({**cfg["model"], **given})
     outputs = task.outputs or backbone.features
     network = DenseNetwork(backbone, outputs) if task.dense else Network(backbone, outputs, unit=task.unit)
@@ -213,7 +219,7 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
             asked = inspect.signature(loss).parameters
             loss = loss(**{key: value for key, value in known.items() if key in asked})
     places = {"layers": network.layers, "no_decay": network.no_decay}
-    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss)
+    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
 
 

@@ -118,7 +118,10 @@ class Backbone:
     # stages: (B, C, H, W) normalised -> ((B, features), all stages pooled (B, widths)); None: not known
     maps: Callable[[torch.Tensor], list[torch.Tensor]] | None = None
     # maps: (B, C, H, W) normalised -> the stages as (B, width, h, w), fine ones first; None: not known
+    stage: Mapping[str, int] = field(default_factory=dict)  # parameter name -> stage, 0 = that of the stem; {}: unknown
     family: str = "other"  # batchnorm | attention | other; the recipe goes by it
+    head: str = "linear"  # what the network is given on top: linear | mlp | cosine | bnneck
+    head_scale: float | None = None  # of a cosine head; None: learnt
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 
 

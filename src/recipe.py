@@ -64,6 +64,7 @@ class Facts:
     ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
     dense: bool = False  # whether the target is the class of each pixel
     geometric: bool = False  # whether the target may be where, how large or which way round something is
+    rate: float | None = None  # the learning rate that the fine-tuning policy states; None: that of the family
 
     @property
     def each(self) -> float:
@@ -139,8 +140,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
         kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
         scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
-        choice = "squash" if kept else best
-        why = "squash, which cuts nothing off, is within two standard errors" if kept else "the best"
+        choice, why = ("squash", "cuts nothing off, and is within two standard errors") if kept else (best, "the best")
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
@@ -168,7 +168,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if not _given("data.batch_size", given):
         size, why = _batch_size(facts, epochs or 1)
         yield Decision("data.batch_size", size, why)
-    if facts.probed is not None and not probe_alone(facts, cfg):
+    if facts.probed is not None and cfg["model"].get("head", "linear") == "linear" and not probe_alone(facts, cfg):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
     whole = not _given("finetune", given)
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
@@ -181,15 +181,15 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         why = f"{updates:,} updates: {'so many can learn statistics of their own' if settles else few}"
         yield Decision("model.batchnorm", "train" if settles else "frozen", why)
     lr = family.lr if layered else family.lr * family.body
-    if not facts.pretrained or (facts.family == "batchnorm" and settles):
-        lr = OWN_STATISTICS
+    if facts.rate or not facts.pretrained or (facts.family == "batchnorm" and settles):
+        lr = facts.rate or OWN_STATISTICS
     head = DECODER if facts.dense and layered else lr
     if layered:
         part = lr / head
         yield Decision("finetune.body", round(family.body * part, 4), f"{name}: the backbone's part of the head's rate")
         yield Decision("finetune.stem", round(family.stem * part, 4), f"{name}: the first layer's part of it")
     if not _given("optimizer", given):
-        new = ", a new decoder" if head != lr else ""
+        new = ", a new decoder" if head != lr else ", as this finetune asks" if facts.rate else ""
         yield Decision("optimizer.lr", head, f"AdamW, {name}, {updates:,} updates in all{new}")
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:

@@ -20,6 +20,7 @@ from src import folder, hardware, recipe, report_card, resume, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
+from src.factory import make
 from src.stages import probe
 from src.stages.fit import fit
 from src.stages.pace import pace
@@ -175,4 +176,5 @@ def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
         probed=probed,
         dense=r.task.dense,
         geometric=r.task.geometric,
+        rate=make(r.cfg["finetune"]).rate,
     )

@@ -16,12 +16,13 @@ from src.factory import make
 from src.finetune.policy import groups
 from src.models.network import Network
 from src.module import Module
-from tests.nets import SWIN
+from tests.nets import SWIN, awake
 from tests.yamls import names, node
 
 FAMILIES = [
-    "test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", SWIN, "test_vit",
+    "test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", SWIN, "test_vit", "test_byobnet",
 ]  # fmt: skip
+PAIRS = [(p, n) for p in names("finetune") for n in FAMILIES if p != "attention" or n in (SWIN, "test_vit")]
 LR, DECAY = 0.01, 0.05
 
 
@@ -37,7 +38,7 @@ def network():
     made: dict[str, Network] = {}
 
     def get(name: str) -> Network:
-        made.setdefault(name, fresh(name, drop_rate=0.3, drop_path_rate=0.2))
+        made.setdefault(name, awake(fresh(name, drop_rate=0.3, drop_path_rate=0.2)))
         return deepcopy(made[name])
 
     return get
@@ -67,8 +68,7 @@ def moved(before: dict[str, torch.Tensor], net: nn.Module) -> set[str]:
 # every policy × every family
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("policy", names("finetune"))
+@pytest.mark.parametrize(("policy", "name"), PAIRS)
 def test_each_trainable_parameter_is_in_one_group_and_decays_only_where_it_may(network, policy, name):
     net = network(name)
     found = planned(net, policy)
@@ -84,7 +84,7 @@ def test_each_trainable_parameter_is_in_one_group_and_decays_only_where_it_may(n
 
 @pytest.mark.parametrize("policy", names("finetune"))
 def test_what_a_loss_learns_is_in_one_group_at_the_rate_of_the_head_without_decay(network, policy):
-    net, loss = network("test_resnet"), nn.Bilinear(2, 2, 2)
+    net, loss = network("test_vit"), nn.Bilinear(2, 2, 2)
     loss.bias.requires_grad_(False)
     plain = planned(net, policy)
     found = groups(make(node("finetune", policy)), net, net.layers, net.no_decay, LR, DECAY, loss)
@@ -101,8 +101,7 @@ def test_position_embeddings_and_bias_tables_do_not_decay(network):
         assert found and all(found)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("policy", names("finetune"))
+@pytest.mark.parametrize(("policy", "name"), PAIRS)
 def test_what_is_frozen_does_not_move_and_what_trains_does(network, policy, name):
     """Three steps in training mode, with dropout: parameters, and the statistics of BatchNorm."""
     net = network(name)
@@ -162,6 +161,7 @@ def test_llrd_gives_every_group_its_rate_after_a_scheduled_step(network, name, s
 UNTIL = {
     "test_resnet": "layer2", "test_efficientnet": "blocks.2", "mobilenetv3_small_050": "blocks.1",
     "test_convnext": "stages.1", SWIN: "layers.0", "test_vit": "blocks.1",
+    "test_byobnet": "stages.1",
 }  # fmt: skip
 
 

@@ -201,3 +201,21 @@ def test_a_new_decoder_learns_faster_than_the_backbone_which_keeps_its_rate():
     for part in ("finetune.body", "finetune.stem"):
         assert dense[part] * dense["optimizer.lr"] == pytest.approx(plain[part] * plain["optimizer.lr"], rel=1e-2)
     assert "refit" not in dense
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_way_to_fine_tune_that_states_its_rate_gets_it(family):
+    plain = decided(recipe.plan(facts(family=family), config("finetune=norm"), frozenset({"finetune"})))
+    stated = replace(facts(family=family), rate=3e-3)
+    for pretrained in (True, False):
+        found = decided(
+            recipe.plan(replace(stated, pretrained=pretrained), config("finetune=norm"), frozenset({"finetune"}))
+        )
+        assert found["optimizer.lr"] == 3e-3 > plain["optimizer.lr"]
+
+
+def test_a_head_that_is_not_linear_does_not_start_where_the_probe_ends():
+    cfg = config()
+    assert decided(recipe.plan(facts(probed=probed()), cfg, frozenset()))["start"] == "probe"
+    cfg["model"]["head"] = "mlp"
+    assert "start" not in decided(recipe.plan(facts(probed=probed()), cfg, frozenset()))

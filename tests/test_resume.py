@@ -58,6 +58,8 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
         ["trainer.val_check_interval=4"],
         ["trainer.check_val_every_n_epoch=2"],
         ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=4"],
+        ["finetune=lora", "finetune.rank=2", "model.head=mlp", "select=ema"],
+        ["finetune=bitfit", "model.head=bnneck", "select=last"],
     ],
 )
 def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path, more):

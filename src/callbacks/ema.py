@@ -13,6 +13,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+Place = tuple[dict[str, Any], str]
+
 
 class EMA(Callback):
     """Exponential moving average of what moves, trained weights and float buffers, one step per optimizer update.
@@ -29,8 +31,10 @@ class EMA(Callback):
         self.decay, self.memory = decay, memory
         self.average: dict[str, torch.Tensor] = {}
         self.updates = 0
-        self.moving: dict[str, tuple[nn.Module, str]] = {}  # key -> owner and attribute, since a buffer may be replaced
-        self.still: dict[str, tuple[nn.Module, str]] = {}
+        # key -> its owner's parameters or buffers, and the name there: a buffer may be replaced, and the attribute of a
+        # weight may be the weight with its update
+        self.moving: dict[str, Place] = {}
+        self.still: dict[str, Place] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.at, begun = trainer.global_step, self.average  # not empty: resumed
@@ -39,7 +43,8 @@ class EMA(Callback):
             path, _, name = key.rpartition(".")
             learns = live.requires_grad or not isinstance(live, nn.Parameter)
             places = self.moving if learns and live.is_floating_point() else self.still
-            places[key] = pl_module.network.get_submodule(path), name
+            owner = pl_module.network.get_submodule(path)
+            places[key] = owner._parameters if name in owner._parameters else owner._buffers, name
             dtype = torch.promote_types(live.dtype, torch.float32) if places is self.moving else live.dtype
             self.average[key] = begun.get(key, live).detach().to(live.device, dtype, copy=places is self.moving)
         memory = max(self.memory * trainer.estimated_stepping_batches, 1)
@@ -55,13 +60,18 @@ class EMA(Callback):
         part = 1 - min(self.most, self.updates / (self.updates + 1))
         self.updates += 1
         average = [self.average[key] for key in self.moving]
-        live = [getattr(*place).detach() for place in self.moving.values()]
+        live = [_at(place) for place in self.moving.values()]
         torch._foreach_lerp_(average, [x.to(a.dtype) for x, a in zip(live, average, strict=True)], part)
 
     def state_dict(self) -> dict[str, Any]:
         # what does not move is the live tensor itself, so that the file holds it once
-        self.average |= {key: getattr(*place).detach() for key, place in self.still.items()}
+        self.average |= {key: _at(place) for key, place in self.still.items()}
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average, self.updates = state_dict["average"], state_dict["updates"]
+
+
+def _at(place: Place) -> torch.Tensor:
+    owner, name = place
+    return owner[name].detach()

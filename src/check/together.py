@@ -47,6 +47,19 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         )
     if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
         yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
+    head = of("model.head") or "linear"
+    if of("start") == "probe" and head != "linear":
+        yield (
+            f"start=probe model.head={head}\n  The probe solves a linear head. "
+            "Leave start out, or set model.head=linear."
+        )
+    if head in ("mlp", "cosine") and any(part in str(of("select")) for part in ("+closing", "+blend")):
+        yield (
+            f"select={of('select')} model.head={head}\n  Only a linear head can be mixed with one that is solved. "
+            "Set select=auto, ema, best or last, or model.head=bnneck or linear."
+        )
+    if of("model.head_scale") is not None and head != "cosine":
+        yield f"model.head_scale={of('model.head_scale')} model.head={head}\n  Only model.head=cosine has a scale."
     if of("budget") and of("recipe") == "off":
         yield (
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "

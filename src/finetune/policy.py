@@ -28,6 +28,12 @@ class Place:
 class Policy(ABC):
     """A way to fine-tune. It never changes its mind during a fit: that keeps resume, schedules and DDP exact."""
 
+    rate: float | None = None  # the learning rate that suits what it trains; None: that of the network's family
+
+    def prepare(self, network: Any, seed: int) -> None:
+        """Called first, each time that a module is made of a network: to look at its layers, or to give them
+        parameters, which are functions of `seed` and are not given twice."""
+
     def plan(self, places: Collection[Place]) -> None:
         """Called once with all places, so that a policy can refuse a network that it does not fit."""
 
@@ -59,6 +65,7 @@ def groups(
     lr: float,
     weight_decay: float,
     loss: nn.Module | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Freezes what does not train, or what nothing reads, and returns optimizer groups: every trainable parameter is
     in exactly one, also those of a loss that learns.
@@ -67,6 +74,7 @@ def groups(
     other 1-d parameters, what the architecture exempts, and the loss's own get no weight decay; these learn at
     `loss.rate` times the learning rate, where it says so.
     """
+    policy.prepare(network, seed)
     where = places(network, layers)
     policy.plan(where.values())
     found: dict[tuple[float, float], dict[str, Any]] = {}

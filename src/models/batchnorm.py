@@ -9,14 +9,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
-def reestimate(network: torch.nn.Module, batches: Iterable[dict[str, torch.Tensor]], frozen: bool = True) -> None:
+def reestimate(
+    network: torch.nn.Module,
+    batches: Iterable[dict[str, torch.Tensor]],
+    frozen: bool = True,
+    within: torch.nn.Module | None = None,
+) -> None:
     """Sets the statistics of every BatchNorm to their mean over these batches (Izmailov et al. 2018, section 3.2);
     everything else is in eval mode meanwhile, which torch.optim.swa_utils.update_bn does not do. Batches of one image,
     whose variance would be 0 or NaN, are left out; what has then seen none keeps its statistics.
 
-    frozen: also of those BatchNorms whose own weights do not learn.
+    frozen: also of those BatchNorms whose own weights do not learn; within: only of those in this part of the network.
     """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    among = (network if within is None else within).modules()
+    norms = [m for m in among if isinstance(m, _BatchNorm) and m.track_running_stats]
     norms = [m for m in norms if frozen or not (m.affine and not m.weight.requires_grad and not m.bias.requires_grad)]
     if not norms:
         return

@@ -16,8 +16,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src import folder as files
+from src import lowrank
 from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
+from src.models.heads import affine, head
 from src.models.weights import read_state, sha256, spec_from_dict
 
 
@@ -49,6 +51,7 @@ class Network(nn.Module):
         for name, values in zip(("shift", "scale"), unit or ((0.0,), (1.0,)), strict=True):
             self.register_buffer(name, torch.tensor(values), persistent=False)
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
+        self.stage = backbone.stage
         self.family, self.features, self.mirror = backbone.family, backbone.features, mirror
         self.batchnorm = backbone.batchnorm
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
@@ -57,9 +60,8 @@ class Network(nn.Module):
         self.see = backbone.stages
         self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
         self.stages = stages
-        self.head = nn.Linear(self.width() if stages else backbone.features, outputs)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        self.kind = backbone.head
+        self.head = head(self.kind, self.width() if stages else backbone.features, outputs, backbone.head_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if self.mirror and not self.training:
@@ -68,7 +70,7 @@ class Network(nn.Module):
 
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         x = self.embed(image) if self.stages else self.backbone(self._normalised(image))
-        return self._in_unit(self.head(self.dropout(x.to(self.head.weight.dtype))))
+        return self._in_unit(self.head(self.dropout(x.to(next(self.head.parameters()).dtype))))
 
     def _in_unit(self, found: torch.Tensor) -> torch.Tensor:
         return found.float() * self.scale + self.shift if self.unit else found
@@ -89,24 +91,27 @@ class Network(nn.Module):
         """Puts this head on what `embed` sees: on the last features alone, where it reads nothing else."""
         self.stages = bool(weight[:, self.features :].any())
         weight = weight if self.stages else weight[:, : self.features]
-        device = self.head.weight.device
+        device = next(self.head.parameters()).device
+        self.kind = "linear"
         self.head = nn.Linear(weight.shape[1], len(bias)).to(device)
         with torch.no_grad():
             self.head.weight.copy_(weight.to(device) / self.scale[:, None])
             self.head.bias.copy_(self.standard(bias.to(device)))
         self.mirror = mirror
 
-    def answers(self) -> Affine:
-        """The head as one on all that `embed` sees, in the unit of the outputs: what `answer` takes."""
-        weight = torch.zeros(self.head.out_features, self.width())
-        weight[:, : self.head.in_features] = self.head.weight.detach().float().cpu()
+    def answers(self) -> Affine | None:
+        """The head, in eval mode, as one on all that `embed` sees, in the unit of the outputs: what `answer` takes.
+        None where it is not linear."""
+        if (own := affine(self.head)) is None:
+            return None
+        weight = torch.zeros(self.outputs, self.width())
+        weight[:, : own[0].shape[1]] = own[0].float().cpu()
         scale, shift = self.scale.cpu(), self.shift.cpu() if self.unit else 0.0
-        return weight * scale[:, None], self.head.bias.detach().float().cpu() * scale + shift
+        return weight * scale[:, None], own[1].float().cpu() * scale + shift
 
     def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""
-        if self.batchnorm == "train":
-            reestimate(self, batches, frozen=False)
+        reestimate(self, batches, frozen=False, within=self if self.batchnorm == "train" else self.head)
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image
@@ -124,12 +129,14 @@ class Network(nn.Module):
 
     def train(self, mode: bool = True) -> Network:
         """What does not learn must not move: a module whose parameters are all frozen is put in eval mode,
-        with its BatchNorm statistics, dropout and drop-path; so is every BatchNorm, where its statistics are frozen."""
+        with its BatchNorm statistics, dropout and drop-path; so is every BatchNorm of the backbone, where its
+        statistics are frozen."""
         super().train(mode)
         if mode:
+            held = set(self.backbone.modules()) if self.batchnorm == "frozen" else set()
             for module in self.modules():
                 parameters = list(module.parameters())
-                frozen = self.batchnorm == "frozen" and isinstance(module, _BatchNorm)
+                frozen = isinstance(module, _BatchNorm) and module in held
                 if frozen or (parameters and not any(p.requires_grad for p in parameters)):
                     module.eval()
         return self
@@ -154,7 +161,7 @@ def dry_run(network: Network, name: str) -> None:
 def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
     shape = {"outputs": network.outputs, "stages": network.stages, "mirror": network.mirror}
-    shape["dense"] = network.dense
+    shape |= {"dense": network.dense, "head": network.kind}
     shape["unit"] = [list(part) for part in network.unit] if network.unit else None
     return {**facts, **shape, "input": asdict(network.spec)}
 
@@ -163,7 +170,7 @@ def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
     """weights.safetensors + model.json: all that predict needs. Returns the sha256 of the weights."""
     where.mkdir(exist_ok=True)
     weights, said = where / "weights.safetensors", describe(network, facts)
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in lowrank.merged(network.state_dict()).items()}
     files.write(weights, save(state, metadata={"input_spec": json.dumps(said["input"])}))
     digest = sha256(weights)
     files.write(where / "model.json", json.dumps({**said, "sha256": digest}, indent=1, ensure_ascii=False))
@@ -175,7 +182,8 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     facts, state = _from_checkpoint(where) if where.suffix == ".ckpt" else _from_folder(where)
     build = dict(facts["build"])
     backbone = _builder(build.pop("_target_"))(**build)
-    backbone = replace(backbone, spec=spec_from_dict(facts["input"]))
+    backbone = replace(backbone, spec=spec_from_dict(facts["input"]), head=facts.get("head", "linear"))
+    backbone = backbone if backbone.head == "cosine" else replace(backbone, head_scale=None)  # its head was replaced
     if facts["dense"]:
         from src.models.dense import DenseNetwork  # which is a Network itself
 
@@ -209,7 +217,7 @@ def _from_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor
     except Exception as error:
         raise ConfigError(f"{file} is not a checkpoint of this template: {error}") from error
     prefix = "network."
-    return facts, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return facts, lowrank.merged({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def _builder(target: str) -> Callable[..., Backbone]:

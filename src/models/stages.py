@@ -37,6 +37,22 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     return see
 
 
+def stage_of(net: Any) -> dict[str, int]:
+    """Parameter name -> the stage that it is registered in, or before: the stem is in stage 0, what follows the last
+    stage in that one. Of blocks of one width each READ-th part is a stage. {} where timm names no stages."""
+    ends = [info["module"] for info in getattr(net, "feature_info", None) or ()]
+    if len(ends) > 6:
+        ends = [ends[len(ends) * (i + 1) // READ - 1] for i in range(READ)]
+    order = {name: i for i, (name, _) in enumerate(net.named_modules())}
+    if not ends or not set(ends) <= set(order):
+        return {}
+    last = [max(i for name, i in order.items() if f"{name}.".startswith(f"{end}.")) for end in ends]
+    place = {name: order[name.rpartition(".")[0]] for name, _ in net.named_parameters()}
+    found = {name: min(sum(end < i for end in last), len(ends) - 1) for name, i in place.items()}
+    filled = {stage: i for i, stage in enumerate(sorted(set(found.values())))}  # one may have no parameters
+    return {name: filled[stage] for name, stage in found.items()}
+
+
 def maps(net: Any) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
     """-> normalised images -> the maps of its stages, fine ones first; of blocks of one width the last of each READ-th
     part. None where timm cannot give them."""

@@ -16,7 +16,8 @@ from timm.data import resolve_data_config
 from timm.models import adapt_input_conv, group_parameters
 
 from src.contracts import Backbone, ConfigError, InputSpec
-from src.models.stages import family, maps, stages
+from src.models.pools import pooled
+from src.models.stages import family, maps, stage_of, stages
 from src.models.weights import read_spec, shipped
 
 
@@ -29,6 +30,9 @@ def timm_backbone(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     batchnorm: str = "train",
+    head: str = "linear",
+    head_scale: float | None = None,
+    pool: str = "default",
     candidates: Any = None,
 ) -> Backbone:
     """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
@@ -47,9 +51,12 @@ def timm_backbone(
     net = _create(architecture, bool(pretrained and not file), options)
     spec = _spec(net, stated, size, channels)
     has_groups = hasattr(net, "group_matcher")
+    features = getattr(net, "head_hidden_size", None) or net.num_features
+    if pool != "default":
+        features = pooled(net, pool, spec, f"model.name={name}")
     return Backbone(
         net=net,
-        features=getattr(net, "head_hidden_size", None) or net.num_features,
+        features=features,
         spec=spec,
         layers=group_parameters(net, net.group_matcher(coarse=False), reverse=True) if has_groups else {},
         dropout=drop_rate,
@@ -58,7 +65,10 @@ def timm_backbone(
         convert=lambda state: _convert(state, net, channels),
         stages=stages(net),
         maps=maps(net),
+        stage=stage_of(net),
         family=family(net),
+        head=head,
+        head_scale=head_scale,
         batchnorm=batchnorm,
     )
 

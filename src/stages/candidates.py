@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from src import checkpoint
+from src import checkpoint, lowrank
 from src.contracts import Affine, ConfigError, Run, Weights
 from src.stages import probe
 from src.stages.embed import mirrored
@@ -60,8 +60,8 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
-    if network.dense:
-        yield from _dense(run, network, mine)
+    if network.dense or (name != "probe" and network.answers() is None):
+        yield from _whole(run, network, mine)
         return
     skip = run.cfg["trainer"]["limit_val_batches"] == 0
     val = Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long)) if skip else seen(run, network, "val")
@@ -89,11 +89,14 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
 
 
-def _dense(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
-    """Masks have no head that is solved: the network as it is, and mirrored."""
-    for full, (_, _, mirror) in mine.items():
+def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
+    """Where the head is no linear layer, none that is solved can be mixed with it, as of masks: the network as it is,
+    and mirrored."""
+    shape = (network.outputs, network.outputs) if network.dense else (network.outputs,)
+    for full, (_, kind, mirror) in mine.items():
+        assert not kind, "a closing head is not asked for"
         network.mirror = mirror
-        seen = Seen(torch.zeros(0, network.outputs, network.outputs), torch.zeros(0, dtype=torch.long))
+        seen = Seen(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
         if run.cfg["trainer"]["limit_val_batches"] != 0:
             seen = Seen(*predictions(run, network, "val")[1:])
         yield Candidate(full, None, seen.x, seen.target, (1.0, 0.0), None)
@@ -157,13 +160,14 @@ def restored(run: Run, name: str) -> Any:
             if not alone:
                 return None
             raise ConfigError(f"select={name}: the run kept no average.\nAdd callbacks=[default], or set select=last.")
-        network.load_state_dict(_mean(averages))
+        network.load_state_dict(_mean([lowrank.merged(average) for average in averages if average]))
         run.module(network)  # what the policy freezes was not moved by the fit, and is not to be moved now
         only = probe.sample(len(run.source.splits["train"]), SETTLE, run.cfg["seed"])
         network.reestimate(run.loaders.loader("train", only=only, shared=False))
     else:
         found = checkpoint.load(file)["state_dict"]
-        network.load_state_dict({k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)})
+        mine = {k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)}
+        network.load_state_dict(lowrank.merged(mine))
     return network.eval()
 
 

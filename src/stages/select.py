@@ -40,7 +40,8 @@ def names(run: Run) -> list[str]:
         return [asked]
     alone = run.audit.each <= MANY and not run.task.by_class
     closed = ["+closing", "+blend"] if alone else ["+blend", "+closing"]
-    heads = [head for head in closed if run.task.close and (run.task.mix or head != "+blend")]
+    solved = run.task.close and _linear(run)
+    heads = [head for head in closed if solved and (run.task.mix or head != "+blend")]
     order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
     if "rival" in run.home.state():
         order = [*(f"soup{head}" for head in heads or [""]), *order]
@@ -48,6 +49,14 @@ def names(run: Run) -> list[str]:
     order += ["probe"] if probe.there(run.home) else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     return [name + ("+mirror" if both else "") for name in order for both in mirror]
+
+
+def _linear(run: Run) -> bool:
+    """Whether what was trained can be mixed with a head that is solved."""
+    found = run.cfg["model"].get("head", "linear") == "linear" or run.network().answers() is not None
+    if not found and run.leader:
+        print(f"select: no closing heads, since model.head={run.cfg['model']['head']} is not linear")
+    return found
 
 
 def choose(run: Run, found: list[Candidate]) -> Candidate:
