@@ -244,7 +244,7 @@ def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first():
     def first(monitor: str, each: float) -> str:
         task = multiclass(("a", "b"), monitor, "max")
         home = SimpleNamespace(state=dict, path=Path("nowhere"))
-        cfg = {"select": "auto", "data": {"flip": 0.0}}
+        cfg = {"select": "auto", "data": {"flip": 0.0}, "model": {}}
         return names(SimpleNamespace(task=task, cfg=cfg, home=home, audit=SimpleNamespace(each=each)))[0]
 
     assert first("val/acc", 50) == "ema+closing"
