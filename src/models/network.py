@@ -74,8 +74,9 @@ class Network(nn.Module):
         return found.float() * self.scale + self.shift if self.unit else found
 
     def standard(self, found: torch.Tensor) -> torch.Tensor:
-        """Outputs, or targets, as the head knows them: without their unit."""
-        return (found - self.shift) / self.scale if self.unit else found
+        """Outputs, or targets (of which there may be fewer), as the head knows them: without their unit."""
+        n = found.shape[-1]
+        return (found - self.shift[:n]) / self.scale[:n] if self.unit else found
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
         """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known)."""
