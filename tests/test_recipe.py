@@ -201,3 +201,12 @@ def test_a_new_decoder_learns_faster_than_the_backbone_which_keeps_its_rate():
     for part in ("finetune.body", "finetune.stem"):
         assert dense[part] * dense["optimizer.lr"] == pytest.approx(plain[part] * plain["optimizer.lr"], rel=1e-2)
     assert "refit" not in dense
+
+
+def test_masks_take_from_the_probe_what_it_was_asked_but_start_with_a_new_decoder():
+    def of(**more):
+        asked = replace(facts(probed=probed(resize={}, **more)), dense=True)
+        return decided(recipe.plan(asked, config(), frozenset()))
+
+    assert "start" not in of() and of()["augment"] == "jitter" and of(grey=-0.3)["augment"] == "light"
+    assert of(mirrored=-0.06)["data.flip"] == 0.5 and of(mirrored=-0.2)["data.flip"] == 0.0

@@ -180,7 +180,7 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     if facts["dense"]:
         from src.models.dense import DenseNetwork  # which is a Network itself
 
-        network: Network = DenseNetwork(backbone, facts["outputs"], facts["mirror"])
+        network: Network = DenseNetwork(backbone, facts["outputs"], facts["stages"], facts["mirror"])
     else:
         network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
     network.load_state_dict(state)
