@@ -159,7 +159,7 @@ def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
             f"loss={name} cannot take the targets of task={kind}: it is for {takes}, and they are {task.target}.\n"
             "Leave loss out (the task brings its own), or choose one that is for them."
         )
-    learns = getattr(trial.loss, "spread", None)
+    learns = getattr(loss, "spread", None)
     if learns != task.spread:
         raise ConfigError(
             f"task.spread={task.spread}: the loss learns {learns or 'no spread'} of each number, and the task reads "

@@ -257,5 +257,5 @@ def test_a_loss_and_a_task_that_speak_of_different_outputs_are_refused():
     for learns, reads in ((None, 0.9), ((0.1, 0.5, 0.9), (0.05, 0.5, 0.95)), (0.9, None)):
         loss = SimpleNamespace(takes="numbers", spread=learns)
         with pytest.raises(ConfigError, match="Leave task.spread out"):
-            suits(cfg, SimpleNamespace(loss=loss), task(reads, y))
-    suits(cfg, SimpleNamespace(loss=SimpleNamespace(takes="numbers")), task(None, y))
+            suits(cfg, loss, task(reads, y))
+    suits(cfg, SimpleNamespace(takes="numbers"), task(None, y))

@@ -337,7 +337,7 @@ REFUSED = {
     "nothing": (Numbers(), "target", ["a.png,1", "b.png,NaN", "c.png,2"], ["row 3", "no target"]),
     "constant": (Numbers(), "target", [f"{i}.png,7" for i in range(9)], ["'target' is always 7", "nothing to learn"]),
     "no order": (Levels(), "target", ["a.png,low", "b.png,high"], ["'high', 'low'", "task.labels.order=[high,low]"]),
-    "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["misses 'mid'"]),
+    "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["row 3", "'mid'"]),
     "twice": (Levels(order=["low", "low"]), "target", ["a.png,low", "b.png,low"], ["names a level twice"]),
     "one level": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,low"], ["1 level(s)", "it needs two"]),
     "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no images to train on"]),

@@ -97,9 +97,21 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(cells):
                     yield number, [cell.strip() for cell in cells]
     except UnicodeDecodeError as error:
-        raise DataError(f"data.table={file}: is not UTF-8 ({error.reason}). Save it as 'CSV UTF-8'.") from error
+        raise DataError(f"data.table={file}: is not UTF-8: {_foreign(file)}. Save it as 'CSV UTF-8'.") from error
     except csv.Error as error:
         raise DataError(f"data.table={file}: is not a CSV file ({error}). Save it as 'CSV UTF-8'.") from error
+
+
+def _foreign(file: Path) -> str:
+    """Which lines are not, as far as lines can be told."""
+    found = []
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                found.append(f"row {number} ({line[:40].decode('latin-1').strip()!r}, perhaps)")
+    return _some(found)
 
 
 def _absent(header: list[str], name: str, word: str) -> str:
@@ -140,7 +152,9 @@ def _collect(
             unread = _of_mask(fault_of(target[0]))
             target = (posixpath.normpath(target[0]),)
         if wrong := _fault(path, name, group) or unread or fault_of(path):
-            faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
+            shown = repr(split) if wrong.startswith("split") else repr(path)
+            shown += f": {', '.join(map(repr, target))}" if wrong == unread and all(target) else ""
+            faults[wrong].append(f"row {number} ({shown})")
             continue
         path = posixpath.normpath(path)
         first, label = seen.setdefault(path, (number, target))
