@@ -109,9 +109,9 @@ class DenseNetwork(Network):
     def answer(self, weight: torch.Tensor, bias: torch.Tensor, mirror: bool = False) -> None:
         """Puts a linear head on what `pixels` sees."""
         self.stages, device = True, self.mean.device
-        head = Flat(self.widths, len(bias)).to(device, memory_format=torch.channels_last)
+        head = Flat(self.widths, len(bias)).to(device)
         with torch.no_grad():
             for part, columns in zip(head.classes, weight.split(self.widths, 1), strict=True):
                 part.weight.copy_(columns[:, :, None, None])
             head.classes[0].bias.copy_(bias)
-        self.head, self.mirror = head, mirror
+        self.head, self.mirror = head.to(memory_format=torch.channels_last), mirror
