@@ -112,6 +112,6 @@ class DenseNetwork(Network):
         head = Flat(self.widths, len(bias)).to(device)
         with torch.no_grad():
             for part, columns in zip(head.classes, weight.split(self.widths, 1), strict=True):
-                part.weight.copy_(columns[:, :, None, None])
-            head.classes[0].bias.copy_(bias)
+                part.get_parameter("weight").copy_(columns[:, :, None, None])
+            head.classes[0].get_parameter("bias").copy_(bias)
         self.head, self.mirror = head.to(memory_format=torch.channels_last), mirror
