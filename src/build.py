@@ -174,6 +174,12 @@ def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
             f"loss={name} data.per_class={cfg['data']['per_class']}: it compares images of one class, which would meet "
             "in a batch by chance only.\nSet data.per_class=4, or choose another loss."
         )
+    learns = getattr(loss, "spread", None)
+    if learns != task.spread:
+        raise ConfigError(
+            f"task.spread={task.spread}: the loss learns {learns or 'no spread'} of each number, and the task reads "
+            "something else.\nLeave task.spread out: it follows loss.quantiles or loss.interval, of task=regression."
+        )
 
 
 def start(

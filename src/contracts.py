@@ -179,7 +179,9 @@ class Task:
     dense: bool = False  # the target is the class of each pixel; logits are then (N, C, C) counts: truth by answer
     embeds: bool = False  # logits are embeddings: images are compared, and `decode` says which row is the `nearest`
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
-    unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs
+    unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs; numbers first
+    spread: Any = None  # what is learnt of numbers beside them; a loss says in `spread` what it learns
+    undo: Callable[..., torch.Tensor] | None = None  # (rows of predictions.csv, what was tuned) -> logits
     solve: Callable[..., list[Head]] | None = None
     # (x (N, D), target, columns, seed) -> heads on the columns {view: slice}, cross-validated, the best first
     moved: Callable[..., float] | None = None

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from src.contracts import UNLABELLED, DataError
 
 Cells = tuple[str, ...]  # what one image has in the label's columns; a folder's name is one cell
-BINS = 10  # of numbers, by which they are divided as classes are
+BINS, FEWEST = 10, 6  # of numbers, by which they are divided as classes are; and images of each
 SERIES = 50  # images from which neighbours can be told to be alike,
 ALIKE = 0.5  # by the correlation of their numbers
 
@@ -147,6 +147,10 @@ class Levels(OneClass):
     order: Sequence[str | int | float] | None = None
     key: str = "task.labels.order"  # where the user says it
 
+    def fault(self, cells: Cells) -> str:
+        known = self.order is None or not all(cells) or cells[0] in map(str, self.order)
+        return super().fault(cells) if known else f"no level of {self.key}={list(map(str, self.order or ()))}"
+
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         counts = {split: Counter(cell for (cell,) in items if cell) for split, items in found.items()}
         if self.order is None:
@@ -160,10 +164,8 @@ class Levels(OneClass):
             names.sort(key=float)
         else:
             names = [str(level) for level in self.order]
-            told = sorted({name for count in counts.values() for name in count} - set(names))
-            if told or len(set(names)) < len(names):
-                what = f"misses {shorten(told)}" if told else "names a level twice"
-                raise DataError(f"{self.key}={names} {what} ({where}).\nName every level once, from low to high.")
+            if len(set(names)) < len(names):
+                raise DataError(f"{self.key}={names} names a level twice.\nName each once, from low to high.")
         train = counts.get("train", Counter())
         if len(train) < 2:
             raise DataError(f"{where}: train has {len(set(train))} level(s), {shorten(sorted(train))}; it needs two.")
@@ -177,19 +179,17 @@ class Numbers(Labels):
     def fault(self, cells: Cells) -> str:
         if not all(cells):
             return "no target"
-        wrong = [cell for cell in cells if not _is_number(cell)]
-        return f"not a number, as 1.5 is ({', '.join(map(repr, wrong))})" if wrong else ""
+        return "" if all(map(_is_number, cells)) else "not a number, as 1.5 is"
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         train = [cells for cells in found.get("train", ()) if all(cells)]
-        for i, name in enumerate(self.columns):
-            values = {float(cells[i]) for cells in train}
-            if len(values) < 2:
-                value = f"always {values.pop():g}" if values else "never there"
-                raise DataError(
-                    f"{where}: {name!r} is {value} in train, so there is nothing to learn.\n"
-                    "Bring images with other values, or name another column with data.columns.target."
-                )
+        values = {name: {float(cells[i]) for cells in train} for i, name in enumerate(self.columns)}
+        if flat := {name: several for name, several in values.items() if len(several) < 2}:
+            told = ", ".join(f"{n!r} is {f'always {v.pop():g}' if v else 'never there'}" for n, v in flat.items())
+            raise DataError(
+                f"{where}: {told} in train, so there is nothing to learn.\n"
+                "Bring images with other values, or name other columns with data.columns.target."
+            )
         return tuple(self.columns)
 
     def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], tuple[float, ...]]:
@@ -199,11 +199,12 @@ class Numbers(Labels):
         return tuple("" if math.isnan(value) else repr(value) for value in target)
 
     def strata(self, targets: Sequence[tuple[float, ...]]) -> list[tuple]:
-        """By the place of the first number among all: ten bins."""
+        """By the place of the first number among all: ten bins, or fewer, so that each has some for every split."""
+        bins = max(1, min(BINS, len(targets) // FEWEST))
         order = sorted(range(len(targets)), key=lambda i: targets[i][0])
         found: list[tuple] = [()] * len(targets)
         for place, i in enumerate(order):
-            found[i] = (BINS * place // len(targets),)
+            found[i] = (bins * place // len(targets),)
         return found
 
     def counts(self, targets: Sequence[tuple[float, ...]], classes: tuple[str, ...]) -> tuple[int, ...]:
@@ -260,7 +261,7 @@ class Masks(Labels):
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return abs(float(cell)) < 3e38  # what float32 holds
     except ValueError:
         return False
 
@@ -272,13 +273,16 @@ def _known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
     if not train:
         sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
         raise DataError(f"{where}: no images to train on ({sizes}). Put images into the train split.")
+    told = []
     for split, count in counts.items():
         if strange := sorted(set(count) - set(train)):
             listed = ", ".join(f"{label!r} ({count[label]} images)" for label in strange[:10])
-            raise DataError(
-                f"{where}: {split} has {len(strange)} class(es) of which train has no image: {listed}.\n"
-                f"Train has {shorten(sorted(train))}. Add training images of them, or leave them out of {split}."
-            )
+            told.append(f"{split} has {len(strange)} class(es) of which train has no image: {listed}.")
+    if told:
+        raise DataError(
+            f"{where}: {' '.join(told)}\n"
+            f"Train has {shorten(sorted(train))}. Add training images of them, or leave them out."
+        )
     return tuple(sorted(train))
 
 

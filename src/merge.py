@@ -45,11 +45,13 @@ def read(file: Path) -> list[Row]:
         return list(csv.DictReader(stream))
 
 
-def logits(rows: list[Row], task: Any, classes: Sequence[str]) -> torch.Tensor:
-    """(N, outputs), back from what a table says."""
+def logits(rows: list[Row], task: Any, facts: dict[str, Any]) -> torch.Tensor:
+    """(N, outputs), back from what the table of a fold says."""
+    if task.undo:
+        return task.undo(rows, **facts.get("tuned", {}))
     if task.parts:
         return torch.cat([_logits(rows, p.target, p.classes, f"/{p.name}") for p in task.parts], 1)
-    return _logits(rows, task.target, classes)
+    return _logits(rows, task.target, facts["classes"])
 
 
 def _logits(rows: list[Row], target: str, classes: Sequence[str], head: str = "") -> torch.Tensor:
@@ -100,7 +102,8 @@ def merge(sweep: Path) -> dict[str, float]:
         seen |= {row["path"]: fold for row in rows}
     tuned, out = _mean([fact.get("tuned", {}) for fact in facts]), sweep / "merged"
     whole = [row for rows in held for row in rows]
-    found = _write(out / "oof.csv", whole, logits(whole, task, first["classes"]), task, labels, first, tuned)
+    each = torch.cat([logits(rows, task, fact) for rows, fact in zip(held, facts, strict=True)])
+    found = _write(out / "oof.csv", whole, each, task, labels, first, tuned)
     said = {f"oof/{key}": value for key, value in found.items()}
     measured = [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
     for key in sorted(set.intersection(*(set(m) for m in measured))):
@@ -113,7 +116,8 @@ def merge(sweep: Path) -> dict[str, float]:
         tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
         if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
             raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
-        mixed = averaged([logits(rows, task, first["classes"]) for rows in tested], task)
+        parts = [logits(rows, task, fact) for rows, fact in zip(tested, facts, strict=True)]
+        mixed = averaged(parts, task)
         found = _write(out / "predictions.csv", tested[0], mixed, task, labels, first, tuned)
         said |= {f"test/{key}": value for key, value in found.items()}
     folder.write(out / "metrics.json", json.dumps(said, indent=1))

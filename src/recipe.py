@@ -109,7 +109,7 @@ SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
-FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; a quarter where place may count
+FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
 FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
 SWEEP = [1, 0.5, 2]  # times the learning rate
 REFIT = 50  # images a class below which those of val are worth a second fit
@@ -129,12 +129,11 @@ def _given(key: str, given: Collection[str]) -> bool:
 
 
 def _input(facts: Facts) -> Iterator[Decision]:
-    probed = facts.probed
     if facts.ranked:
         told = ", ".join(f"{one.name} {100 * one.score:.1f}" for one in facts.ranked)
         yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told} %")
         yield Decision("model.weights", facts.ranked[0].weights, "those of this candidate")
-    if probed is None:
+    if (probed := facts.probed) is None:
         return
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
@@ -144,7 +143,8 @@ def _input(facts: Facts) -> Iterator[Decision]:
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
-        flip = 0.5 if probed.mirrored > -(FLIP / 4 if facts.geometric else FLIP) or luck else 0.0
+        limit = FLIP * (0.25 if facts.geometric else 2.5 if facts.dense else 1)
+        flip = 0.5 if luck or probed.mirrored > -limit else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
         yield Decision("data.flip", flip, f"the probe on mirrored images: {_points(probed.mirrored)}; {meaning}")
 
@@ -168,7 +168,12 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if not _given("data.batch_size", given):
         size, why = _batch_size(facts, epochs or 1)
         yield Decision("data.batch_size", size, why)
-    if facts.probed is not None and cfg["model"].get("head", "linear") == "linear" and not probe_alone(facts, cfg):
+    if (
+        facts.probed
+        and not facts.dense
+        and cfg["model"].get("head", "linear") == "linear"
+        and not probe_alone(facts, cfg)
+    ):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
     whole = not _given("finetune", given)
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
@@ -204,6 +209,8 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
 
 def _augment(facts: Facts) -> Decision:
     grey = facts.probed.grey if facts.probed else None
+    if grey is not None and grey < -GREY and not facts.geometric:
+        return Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
     if facts.dense:
         reason = "masks move with their images; what turns or shears is left out"
         return Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)
@@ -212,8 +219,6 @@ def _augment(facts: Facts) -> Decision:
         return Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
     if facts.channels not in (1, 3):
         return Decision("augment", "light", f"random colours are not known for {facts.channels} channels")
-    if grey is not None and grey < -GREY:
-        return Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
     return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
 

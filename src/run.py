@@ -21,7 +21,7 @@ from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
 from src.factory import make
-from src.stages import probe
+from src.stages import pixels, probe
 from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
@@ -112,7 +112,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
     words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
-        probed = probe.probe(r, device, questions(r, given), left / 4 if left else None)
+        probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), left / 4 if left else None)
     if left:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
@@ -136,7 +136,7 @@ def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tupl
     if len(runs) == 1:
         return runs[0], ()
     share = left / 4 / len(runs) if left else None
-    scored = [(probe.rank(r, device, share), i) for i, r in enumerate(runs)]
+    scored = [((pixels if r.task.dense else probe).rank(r, device, share), i) for i, r in enumerate(runs)]
     order = [(score, runs[i]) for score, i in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
     ranked = [recipe.Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score) for score, r in order]
     return order[0][1], tuple(ranked)
@@ -152,7 +152,7 @@ def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
     asked = [] if "data.flip" in given else ["mirror"]
     asked += ["grey"] if r.spec.channels == 3 and "augment" not in given else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
-    asked += ["resize"] if "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
+    asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
     return tuple(asked)
 
 

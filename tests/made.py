@@ -45,6 +45,21 @@ def bars(root: Path, n: int = 240) -> Path:
     return drawn(root, rows, images)
 
 
+def noisy(root: Path, n: int = 600) -> Path:
+    """A square; 1000 + 20 x its side is the target in the mean, with a deviation of 5 where it is full, and of 40 where
+    it is a frame; and minus that, in thousands."""
+    draw, rows, images = np.random.default_rng(0), [], []
+    for i in range(n):
+        image, side, doubt = _canvas(draw), float(draw.uniform(6, 26)), i % 2
+        box = [16 - side / 2, 16 - side / 2, 16 + side / 2, 16 + side / 2]
+        ImageDraw.Draw(image).rectangle(box, fill=None if doubt else 220, outline=220, width=2)
+        target = round(1000 + 20 * side + draw.normal() * (40 if doubt else 5), 3)
+        row = {"path": f"{i:04d}.png", "split": _split(i, n), "target": target, "minus": -target / 1e3}
+        rows.append(row)
+        images.append(image)
+    return drawn(root, rows, images)
+
+
 def discs(root: Path, n: int = 240) -> Path:
     """A disc of one of five sizes: the level."""
     draw, rows, images = np.random.default_rng(0), [], []

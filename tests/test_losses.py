@@ -20,7 +20,8 @@ RIGHT = (0.7, 0.5, 0.1)  # the probability of the right class
 
 EMBEDDINGS = ("arcface", "proxy_anchor", "supcon")  # their formulas are in test_retrieval.py
 LABELS = ("asymmetric", "bce")  # of several classes an image, the target has a 0 or 1 for each
-NUMBERS = ("huber", "mae", "mse")
+NUMBERS = ("gaussian_nll", "huber", "mae", "mse", "quantile")
+BLOCKS = {"quantile": 3, "gaussian_nll": 2}  # outputs for each number: here, all are the same
 ALONE = sorted(set(names("loss")) - {"multihead", *EMBEDDINGS})  # a sum of others: test_multihead.py
 
 
@@ -29,7 +30,7 @@ def loss(name: str, logits: torch.Tensor = LOGITS, target: torch.Tensor = TARGET
     made = made(counts=(1, 2, 3), images=6) if isinstance(made, partial) else made
     if name in LABELS + NUMBERS and target.ndim == 1:
         target = torch.nn.functional.one_hot(target, logits.shape[1]).float()
-    return made(logits, {"target": target})
+    return made(logits.repeat(1, BLOCKS.get(name, 1)), {"target": target})
 
 
 def mean(of) -> float:
@@ -42,7 +43,7 @@ def test_a_loss_is_finite_and_differentiable_at_any_confidence(name, scale):
     torch.manual_seed(0)
     logits = (torch.randn(8, 5) * scale).requires_grad_()
     value = loss(name, logits, torch.randint(5, (8,)))
-    assert value.shape == () and value.isfinite() and value >= 0
+    assert value.shape == () and value.isfinite() and (value >= 0 or name == "gaussian_nll")  # that of a density
     value.backward()
     assert logits.grad.isfinite().all() and (scale > 1 or logits.grad.abs().sum() > 0)
 
@@ -89,6 +90,12 @@ OF_ONE = {
     ) / len(z),
     "mse": lambda z, y: sum((a - b) ** 2 for a, b in zip(z, y, strict=True)) / len(z),
     "mae": lambda z, y: sum(abs(a - b) for a, b in zip(z, y, strict=True)) / len(z),
+    "quantile": lambda z, y: sum(
+        (q if b > a else 1 - q) * abs(a - b) for a, b in zip(z, y, strict=True) for q in (0.05, 0.5, 0.95)
+    ) / len(z) / 3,
+    "gaussian_nll": lambda z, y: sum(
+        0.5 * math.log(2 * math.pi) + a + (b - a) ** 2 / math.exp(2 * a) / 2 for a, b in zip(z, y, strict=True)
+    ) / len(z),
 }  # fmt: skip
 
 

@@ -378,17 +378,19 @@ def refused(tmp_path, lines, heads=None, header="path,split,shape,width,tags,dot
 def test_all_that_is_wrong_with_the_cells_is_told_with_their_rows(tmp_path):
     bad = ["8.png,train,a,wide,x,one", "9.png,train,a,3,x,one", "10.png,train,a,1e,x,one"]
     said = refused(tmp_path, [*GOOD, *bad])
-    assert "width: not a number, as 1.5 is ('wide')" in said and "row 14" in said and "row 16" in said
+    assert "width: not a number, as 1.5 is: row 14" in said and "'wide'" in said and "row 16" in said
     assert "row 15" not in said
+    said = refused(tmp_path / "levels", [*GOOD, "8.png,train,a,1,x,five"])
+    assert "dots: no level of task.heads.dots.order=['one', 'two', 'three', 'four']: row 14" in said
 
 
 def test_all_columns_that_teach_nothing_are_told_at_once(tmp_path):
-    lines = [f"{i}.png,{('train', 'val')[i % 2]},a,7,,five" for i in range(8)]
+    lines = [f"{i}.png,{('train', 'val')[i % 2]},a,7,,one" for i in range(8)]
     said = refused(tmp_path, lines)
     for part in (
         "column 'shape': found one class only, 'a'", "column 'width' is always 7 in train",
         "column 'tags' is empty for all images in train",
-        "task.heads.dots.order=['one', 'two', 'three', 'four'] misses 'five'",
+        "train has 1 level(s), 'one'",
     ):  # fmt: skip
         assert part in said
 

@@ -219,3 +219,12 @@ def test_a_head_that_is_not_linear_does_not_start_where_the_probe_ends():
     assert decided(recipe.plan(facts(probed=probed()), cfg, frozenset()))["start"] == "probe"
     cfg["model"]["head"] = "mlp"
     assert "start" not in decided(recipe.plan(facts(probed=probed()), cfg, frozenset()))
+
+
+def test_masks_take_from_the_probe_what_it_was_asked_but_start_with_a_new_decoder():
+    def of(**more):
+        asked = replace(facts(probed=probed(resize={}, **more)), dense=True)
+        return decided(recipe.plan(asked, config(), frozenset()))
+
+    assert "start" not in of() and of()["augment"] == "jitter" and of(grey=-0.3)["augment"] == "light"
+    assert of(mirrored=-0.06)["data.flip"] == 0.5 and of(mirrored=-0.2)["data.flip"] == 0.0

@@ -149,7 +149,7 @@ def test_a_split_table_is_read_back(ran):
 
 
 OWN = {
-    "regression": ("huber", "mse", "mae"),
+    "regression": ("huber", "mse", "mae", "quantile", "gaussian_nll"),
     "multilabel": ("bce", "asymmetric"),
     "ordinal": ("corn", "expected_level", "cross_entropy"),
 }
@@ -170,12 +170,13 @@ def test_every_loss_of_a_task_trains_and_no_other(zygote, tmp_path, loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["regression", "multilabel", "ordinal"])
+@pytest.mark.parametrize("task", ["regression", "intervals", "multilabel", "ordinal"])
 def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
     from src.merge import merge
 
+    more = {"ordinal": [f"task.labels.order={LEVELS}"], "intervals": ["loss=quantile"]}.get(task, [])
+    task = "regression" if task == "intervals" else task
     root = {"regression": made.bars, "multilabel": made.signs, "ordinal": made.discs}[task](tmp_path / "images", n=60)
-    more = [f"task.labels.order={LEVELS}"] if task == "ordinal" else []
     common = [word for word in words(root, task, tmp_path) if not word.startswith("run_dir=")]
     places = [
         f"paths.logs={tmp_path / 'logs'}",
@@ -194,10 +195,11 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
     folds = sorted(p for p in (tmp_path / "logs" / "sweep").iterdir() if p.name != "merged")
     each = [{row["path"]: row for row in rows(fold / "predictions.csv")} for fold in folds]
     for row in tested:
-        for key in (k for k in row if k.startswith("prob/") or (k == "prediction" and task == "regression")):
+        for key in (k for k in row if k.startswith("prob/") or (k in ("prediction", "low") and task == "regression")):
             mean = sum(float(fold[row["path"]][key]) for fold in each) / 3
             assert float(row[key]) == pytest.approx(mean, abs=1e-3)
     held = {row["path"]: row for fold in folds for row in rows(fold / "predictions_val.csv")}
+    assert "low" in oof[0] and "oof/coverage" in said if more == ["loss=quantile"] else "low" not in oof[0]
     key = "prediction" if task == "regression" else next(k for k in oof[0] if k.startswith("prob/"))
     assert all(float(row[key]) == pytest.approx(float(held[row["path"]][key]), abs=1e-4) for row in oof)
     if task == "regression":
@@ -335,7 +337,7 @@ REFUSED = {
     "nothing": (Numbers(), "target", ["a.png,1", "b.png,NaN", "c.png,2"], ["row 3", "no target"]),
     "constant": (Numbers(), "target", [f"{i}.png,7" for i in range(9)], ["'target' is always 7", "nothing to learn"]),
     "no order": (Levels(), "target", ["a.png,low", "b.png,high"], ["'high', 'low'", "task.labels.order=[high,low]"]),
-    "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["misses 'mid'"]),
+    "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["row 3", "'mid'"]),
     "twice": (Levels(order=["low", "low"]), "target", ["a.png,low", "b.png,low"], ["names a level twice"]),
     "one level": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,low"], ["1 level(s)", "it needs two"]),
     "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no images to train on"]),

@@ -107,11 +107,14 @@ RULES: dict[str, Rule] = {
     "loss.scale": number("0 < x"),
     "loss.rate": number("0 < x"),
     "loss.temperature": number("0 < x"),
+    "loss.quantiles": Rule("rising levels between 0 and 1, with 0.5 inside, as [0.05,0.5,0.95]", lambda v: _levels(v)),
+    "loss.interval": number("0 < x < 1"),
     "loss.weight": number("0 <= x"),
     "loss.ce": number("0 <= x"),
     "loss.dice": number("0 <= x"),
     "loss.focal": number("0 <= x"),
     "loss.lovasz": number("0 <= x"),
+    "task.spread": Rule("what the yaml says: the loss decides it (loss.quantiles, loss.interval)", lambda v: False),
     "task.labels.values": Rule("a mapping of classes to values", lambda v: isinstance(v, dict) and v != {}) | NULL,
     "task.labels.ignore": whole("0 <= x") | NULL,
     "task.labels.stray": one_of("error", "nearest", "ignore"),
@@ -222,6 +225,12 @@ def _like(default: list[Any]) -> Rule:
             f"a list of {n} numbers, as {said(default)}", lambda v: _is_list(v) and len(v) == n and all(map(real, v))
         )
     return Rule(f"a list, as {said(default)}", _is_list)
+
+
+def _levels(value: Any) -> bool:
+    if not (_is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
+        return False
+    return sorted(set(value)) == value
 
 
 def _is_list(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 
 from src.contracts import DataError, File, Root, Source
 from src.data.images import size_of
-from src.labels import Masks
+from src.labels import Masks, shorten
 
 IGNORE = 255  # the class of a pixel that does not count
 
@@ -32,7 +32,7 @@ def reader(root: Root, labels: Masks, classes: tuple[str, ...]) -> Callable[[str
             found[(array == value).all(2)] = i
         stray = found == IGNORE
         if labels.ignore is not None:
-            stray &= array[:, :, 0] != labels.ignore
+            stray &= (array != labels.ignore).any(2)
         if labels.stray == "nearest" and stray.any():
             found[stray] = np.abs(array[stray][:, None] - known).sum(2).argmin(1)
         elif labels.stray == "error" and stray.any():
@@ -66,16 +66,17 @@ def painted(found: torch.Tensor, values: list[Any]) -> Image.Image:
 def check(source: Source, limit: int) -> Source:
     """-> the source, with a note; raises DataError that lists all masks that cannot be used: not readable, of another
     size than their image, with values that stand for nothing. Above `limit` masks, the first so many of each split."""
+    _distinct(source.labels)
     read = reader(source.root, source.labels, source.classes)
-    pairs = [
-        (path, mask)
-        for split in source.splits.values()
+    places = [
+        (name, *pair)
+        for name, split in source.splits.items()
         if split.labelled
-        for path, mask in list(zip(split.paths, split.targets, strict=True))[:limit]
+        for pair in list(zip(split.paths, split.targets, strict=True))[:limit]
     ]
 
-    def look(pair: tuple[str, str]) -> tuple[str, np.ndarray]:
-        image, mask = pair
+    def look(place: tuple[str, str, str]) -> tuple[str, np.ndarray]:
+        _, image, mask = place
         try:
             found = read(mask)
         except DataError as error:
@@ -87,18 +88,53 @@ def check(source: Source, limit: int) -> Source:
         return "", seen
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        told = list(pool.map(look, pairs))
+        told = list(pool.map(look, places))
     wrong = [fault for fault, _ in told if fault]
     if wrong:
         more = f"\n  … and {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise DataError(
-            f"{source.root}: {len(wrong)} of {len(pairs)} masks cannot be used:\n  "
+            f"{source.root}: {len(wrong)} of {len(places)} masks cannot be used:\n  "
             + "\n  ".join(wrong[:20])
             + more
             + "\nMend them; for stray values set task.labels.stray=nearest or ignore, or name all values."
         )
     seen = sum(counts for _, counts in told)
     share = ", ".join(f"{n} {100 * c / max(seen.sum(), 1):.1f} %" for n, c in zip(source.classes, seen, strict=True))
-    plain = sum(int((counts > 0).sum() < 2) for _, counts in told)
+    plain = sum(int((counts > 0).sum() == 1) for _, counts in told)
     note = f"pixels: {share}" + (f"; {plain} masks have one class only" if plain else "")
-    return replace(source, notes=(*source.notes, note))
+    blank = [mask for (_, _, mask), (_, counts) in zip(places, told, strict=True) if not counts.any()]
+    more = [f"{len(blank)} masks have no pixel that counts: {shorten(blank)}."] if blank else []
+    return replace(source, notes=(*source.notes, note, *more, *_absent(source, places, told)))
+
+
+def _absent(source: Source, places: list[tuple[str, str, str]], told: list[tuple[str, np.ndarray]]) -> list[str]:
+    """Notes of the classes that a split lacks; raises where it lacks all of them, or train all but one."""
+    notes = []
+    for name in dict.fromkeys(name for name, *_ in places):
+        seen = sum(counts for (split, *_), (_, counts) in zip(places, told, strict=True) if split == name)
+        missing = [label for label, n in zip(source.classes, np.atleast_1d(seen), strict=True) if not n]
+        there = len(source.classes) - len(missing)
+        if there < (2 if name == "train" else 1):
+            raise DataError(
+                f"{source.root}: the masks of {name} show {there} of the classes {shorten(source.classes)}.\n"
+                "Look at task.labels.values and task.labels.ignore: they say what the values of a mask stand for."
+            )
+        notes += [f"{name} has no pixel of {len(missing)} class(es): {shorten(missing)}."] if missing else []
+    return notes
+
+
+def _distinct(labels: Masks) -> None:
+    """Raises where the values cannot tell the classes apart, or what is ignored from them."""
+    colours = [[value] if isinstance(value, int) else value for value in (labels.values or {}).values()]
+    kinds = {len(v) if isinstance(v, Sequence) and all(map(_is_16_bit, v)) else 0 for v in colours}
+    if kinds not in ({1}, {3}) or len({tuple(v) for v in colours}) < len(colours):
+        raise DataError(
+            f"task.labels.values={dict(labels.values or {})}: not a value of its own for each class.\n"
+            "Give all of them numbers of 0 to 65535, or all of them colours [r,g,b]."
+        )
+    if labels.ignore is not None and {labels.ignore} in map(set, colours):
+        raise DataError(f"task.labels.ignore={labels.ignore} is the value of a class, too. Leave one of them out.")
+
+
+def _is_16_bit(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 65536

@@ -127,6 +127,10 @@ def assemble(
     rows = {name: sorted(items, key=lambda item: item.path) for name, items in found.items()}
     rows = {name: items for name, items in rows.items() if items}
     _refuse_spanning(root, rows)
+    if not {UNDIVIDED, "train"} & set(rows):
+        raise DataError(
+            f"{root}: no images to train on ({_sizes(rows) or 'no images at all'}). Put images into the train split."
+        )
     unlabelled = "test" in rows and not any(any(item.cells) for item in rows["test"]) and "train" in rows
     known = {name: [i.cells for i in items] for name, items in rows.items() if name != "test" or not unlabelled}
     if UNDIVIDED in known:

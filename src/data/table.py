@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from src.contracts import ConfigError, DataError, Source
 from src.data import parquet
 from src.data.folder import existing
 from src.data.found import some
-from src.data.images import EXTENSIONS
+from src.data.places import Places
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
 from src.labels import Cells, Labels, OneClass, shorten
 
@@ -132,7 +131,7 @@ def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[s
                 if any(cells):
                     yield number, [cell.strip() for cell in cells]
     except UnicodeDecodeError as error:
-        raise DataError(f"data.table={file}: is not UTF-8 ({error.reason}). Save it as 'CSV UTF-8'.") from error
+        raise DataError(f"data.table={file}: is not UTF-8: {_foreign(file)}. Save it as 'CSV UTF-8'.") from error
     except csv.Error as error:
         raise DataError(f"data.table={file}: is not a CSV file ({error}). Save it as 'CSV UTF-8'.") from error
 
@@ -147,6 +146,18 @@ def _columns(
         listed = ", ".join(header) or "none, the file is empty"
         raise DataError(f"data.table={file}: {' '.join(faults)}\nIts columns: {listed}.")
     return {key: [header.index(name) for name in names] for key, names in wanted.items()}
+
+
+def _foreign(file: Path) -> str:
+    """Which lines are not, as far as lines can be told."""
+    found = []
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                found.append(f"row {number} ({line[:40].decode('latin-1').strip()!r}, perhaps)")
+    return some(found)
 
 
 def _absent(header: list[str], name: str, word: str) -> str:
@@ -175,7 +186,7 @@ def _collect(
     found: dict[str, dict[str, Item]] = defaultdict(dict)  # split -> path -> item
     lines: dict[tuple[str, str], int] = {}
     bundle = (columns.get("group") or columns.get("time") or [None])[0]
-    fault_of = _Places(root)
+    fault_of = Places(root)
     repeated = []
     for number, cells in rows:
         if len(cells) != width:
@@ -192,7 +203,9 @@ def _collect(
             unread = _of_mask(fault_of(target[0]))
             target = (posixpath.normpath(target[0]),)
         if wrong := _fault(path, name, group) or unread or fault_of(path):
-            faults[wrong].append(f"row {number}" + (f" ({split!r})" if wrong.startswith("split") else f" ({path!r})"))
+            shown = repr(split) if wrong.startswith("split") else repr(path)
+            shown += f": {', '.join(map(repr, target))}" if wrong == unread and all(target) else ""
+            faults[wrong].append(f"row {number} ({shown})")
             continue
         path = posixpath.normpath(path)
         first, label = seen.setdefault(path, (number, target))
@@ -229,48 +242,6 @@ def _fault(path: str, split: str, group: str | None) -> str:
     if group is not None and group.lower() in _EMPTY:
         return "no group or time"
     return "" if split else f"split is none of {', '.join(NAMES)}"
-
-
-class _Places:
-    """(path) -> what is wrong with where it leads, or ""; lists each folder once instead of asking for each file."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.real = os.path.realpath(root)
-        self.folders: dict[str, dict[str, bool] | None] = {}  # None: outside the root
-        self.endings: dict[str, dict[str, str]] = {}  # folder -> name without its extension -> that
-
-    def __call__(self, path: str) -> str:
-        if path.startswith(("/", "\\", "~")) or path[1:2] == ":" or ".." in path.replace("\\", "/").split("/"):
-            return "absolute or with '..'; paths are relative to data.root"
-        where, name = posixpath.split(posixpath.normpath(path))
-        if where not in self.folders:
-            self.folders[where] = self._list(where)
-        names = self.folders[where]
-        if names is None or (names.get(name) and not self._inside(os.path.join(where, name))):
-            return "a link that leads out of data.root; copy the file into it"
-        return "" if name in names else f"no such file in data.root{self._almost(where, name, names)}"
-
-    def _almost(self, where: str, name: str, names: Collection[str]) -> str:
-        """What its extension is, where that is all that is missing."""
-        if where not in self.endings:
-            parts = (os.path.splitext(other) for other in names)
-            self.endings[where] = {stem: end for stem, end in parts if end.lower() in EXTENSIONS}
-        end = self.endings[where].get(name)
-        return f", but with {end} there is (set data.suffix={end})" if end else ""
-
-    def _inside(self, path: str) -> bool:
-        return os.path.realpath(os.path.join(self.root, path)).startswith(os.path.join(self.real, ""))
-
-    def _list(self, where: str) -> dict[str, bool] | None:
-        """-> name -> is it a link, of all files."""
-        if where and not self._inside(where):
-            return None
-        try:
-            with os.scandir(os.path.join(self.root, where)) as entries:
-                return {entry.name: entry.is_symlink() for entry in entries if entry.is_symlink() or entry.is_file()}
-        except OSError:
-            return {}
 
 
 def _describe(file: Path, faults: _Faults) -> str:

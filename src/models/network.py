@@ -76,8 +76,9 @@ class Network(nn.Module):
         return found.float() * self.scale + self.shift if self.unit else found
 
     def standard(self, found: torch.Tensor) -> torch.Tensor:
-        """Outputs, or targets, as the head knows them: without their unit."""
-        return (found - self.shift) / self.scale if self.unit else found
+        """Outputs, or targets (of which there may be fewer), as the head knows them: without their unit."""
+        n = found.shape[-1]
+        return (found - self.shift[:n]) / self.scale[:n] if self.unit else found
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
         """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known)."""
@@ -187,7 +188,7 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
     if facts["dense"]:
         from src.models.dense import DenseNetwork  # which is a Network itself
 
-        network: Network = DenseNetwork(backbone, facts["outputs"], facts["mirror"])
+        network: Network = DenseNetwork(backbone, facts["outputs"], facts["stages"], facts["mirror"])
     else:
         network = Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
     network.load_state_dict(state)

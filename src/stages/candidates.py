@@ -143,6 +143,8 @@ def restored(run: Run, name: str) -> Any:
     """The network of this name, or None where the run made none of its own: `best` may be `last`."""
     network = run.network()
     if name == "probe":
+        if network.dense:
+            network.answer(*probe.read(run.home).best)
         return network.eval()
     file, last = file_of(run, name), run.checkpoints / "last.ckpt"
     alone = run.cfg["select"] != "auto"

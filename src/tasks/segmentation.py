@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from src.contracts import Task
+from src.tasks.heads import solve
 
 
 def overlaps(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,6 +65,7 @@ def segmentation(classes: tuple[str, ...], monitor: str, mode: str, targets: Any
         skill=miou,
         constant=constant,
         dense=True,
+        solve=partial(solve, classes=len(classes), uniform=False),  # on pixels
     )
 
 
