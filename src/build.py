@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from src import folder, hardware, report_card, resume, rng, world
+from src import combined, folder, hardware, report_card, resume, rng, world
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
@@ -65,9 +65,13 @@ def equipped(
     said: dict[str, Any],
     checkpoints: Path,
 ) -> Run:
-    data = {k: cfg["data"][k] for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb", "per_class")}
+    data = {
+        k: cfg["data"][k]
+        for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb", "per_class", "sampler")
+    }
     train = source.splits["train"]
     counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
+    task = combined.fair(cfg, task, counted["counts"], partial(loss_of, cfg, task, counted))
     r = Run(
         cfg=cfg,
         home=home,
@@ -129,11 +133,21 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     r.loaders.refuse_too_few()
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
-    tried(trial.optimizer, trial.groups)
+    combined.refuse(cfg, trial, r.task)
+    tried(trial.stepper, trial.groups)
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(home, r.source, card(r), network, r.spec, [*notes, *r.loaders.notes], trial, cfg)
+        report_card.cards(
+            home,
+            r.source,
+            card(r),
+            network,
+            r.spec,
+            [*notes, *r.loaders.notes, *getattr(trial.loss, "notes", ())],
+            trial,
+            cfg,
+        )
     return r
 
 
@@ -217,21 +231,26 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     """known: counts (training images of each class) and images; a loss that waits for them is given what it names."""
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
+    loss = loss_of(cfg, task, {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})})
+    places = {"layers": network.layers, "no_decay": network.no_decay}
+    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
+    more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}
+    return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
+
+
+def loss_of(cfg: dict[str, Any], task: Task, known: dict[str, Any]) -> Any:
     with rng.keyed(cfg["seed"], "loss"):
         loss = make(cfg["loss"])
         suits(cfg, loss, task)
-        known = {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})}
         if isinstance(loss, partial):
             asked = inspect.signature(loss).parameters
             loss = loss(**{key: value for key, value in known.items() if key in asked})
-    places = {"layers": network.layers, "no_decay": network.no_decay}
-    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
-    return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said)
+    return loss
 
 
 def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
     """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
-    words = copy.deepcopy(cfg["trainer"])
+    words = copy.deepcopy(cfg["trainer"]) | {"gradient_clip_algorithm": "norm"}  # the module clips
     limits = {name: words[f"limit_{name}_batches"] for name in ("val", "test")}
     limits["train"] = words["limit_train_batches"]
     if split:

@@ -11,15 +11,15 @@ from typing import Any
 
 from src.contracts import ConfigError
 
-ROOMS = tuple(f"src.{room}." for room in "callbacks data finetune labels losses models tasks".split())
+ROOMS = tuple(f"src.{room}." for room in "callbacks data finetune labels losses mix models penalties tasks".split())
 ALLOWED = frozenset(
     """
     src.history.History src.mixed_labels.Mixed
     src.schedulers.Schedule src.schedulers.cosine src.schedulers.linear src.schedulers.polynomial
-    src.schedulers.warmup_stable_decay src.schedulers.constant
+    src.schedulers.warmup_stable_decay src.schedulers.constant src.schedulers.step
     datetime.timedelta
     torch.optim.AdamW torch.optim.Adam torch.optim.SGD torch.optim.NAdam torch.optim.RAdam torch.optim.RMSprop
-    torch.optim.Adagrad src.optimizers.timm_optimizer
+    torch.optim.Adagrad src.optimizers.timm_optimizer src.sam.SAM
     torchvision.transforms.v2.TrivialAugmentWide torchvision.transforms.v2.RandAugment
     torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix torchvision.transforms.v2.ColorJitter
     pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy

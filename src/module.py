@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from timm.utils.agc import adaptive_clip_grad
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.sam import SAM
 from src.stats import confusions
 
 Batch = dict[str, torch.Tensor]
@@ -22,7 +27,9 @@ class Module(pl.LightningModule):
     """Trains `network` on `task`.
 
     loss: (logits, batch) -> scalar. groups: network -> optimizer groups, and freezes the rest. optimizer: groups ->
-    Optimizer. schedule: total updates -> (update -> factor on each group's learning rate).
+    Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
+    training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
+    value or agc, by trainer.gradient_clip_val.
     """
 
     def __init__(
@@ -35,34 +42,70 @@ class Module(pl.LightningModule):
         schedule: Callable[..., Callable[[int], float]],
         seed: int,
         facts: dict[str, Any],
+        mix: Any = None,
+        penalty: Callable[[Any], Callable[[Any], torch.Tensor] | None] = lambda network: None,
+        clip: str = "norm",
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
+        self.mix, self.penalty, self.clip = mix, penalty(network), clip
+        self.place = (0, 0, 0)  # epoch, batch, rank
+        self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
+        self.repeats = False  # whether an optimizer looks at a batch for the second time
         self.pace: Callable[[int], float] = lambda step: step  # update -> place in the schedule; a deadline hurries it
         self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.groups)
+        optimizer = self.stepper(self.groups)
         factor = self.schedule(total=int(self.trainer.estimated_stepping_batches))
         # behind a lambda, since LambdaLR would put the attributes of a callable object into the checkpoint
         return [optimizer], [
             {"scheduler": LambdaLR(optimizer, lambda step: factor(self.pace(step))), "interval": "step"}
         ]
 
+    def stepper(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        optimizer = self.optimizer(groups)
+        if isinstance(optimizer, SAM):
+            optimizer.bind(self.network, self.again)
+        return optimizer
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same batch at other weights: with the same dropout; nothing is counted, and no statistics move."""
+        still = [m for m in self.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._seed()
+        self.repeats = True
+        self.loss.eval()
+        for norm in still:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in still:
+                norm.track_running_stats = True
+            self.loss.train()
+            self.repeats = False
+
     def on_train_start(self) -> None:
         self.network.train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout and drop-path depend on (seed, epoch, batch, rank), not on what was drawn before."""
-        rng.seed(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
+        self.place = self.current_epoch, batch_idx, self.global_rank
+        self._seed()
+
+    def _seed(self) -> None:
+        rng.seed(self.seed, "step", *self.place)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = self.objective(batch)
+        loss = self.objective(self.mixed(batch))
+        if self.repeats:
+            return loss
         images = len(batch["image"])
         self.train_loss["sum"] += loss.detach() * images
         self.train_loss["images"] += images
@@ -70,10 +113,17 @@ class Module(pl.LightningModule):
             self._record({"train/loss_step": float(loss.detach())})
         return loss
 
+    def mixed(self, batch: Batch) -> Batch:
+        """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does."""
+        if self.mix is None or not self.mix.on(self.current_epoch, self.trainer.max_epochs):
+            return batch
+        return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))
+
     def objective(self, batch: Batch) -> torch.Tensor:
         """What is minimised; numbers go into it without their unit."""
         logits = self.network.standard(self.network(batch["image"]))
-        return self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+        loss = self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+        return loss if self.penalty is None else loss + self.penalty(self.network)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """The mean loss of the epoch, before its validation, so that both are there when the epoch ends."""
@@ -118,11 +168,15 @@ class Module(pl.LightningModule):
         return confusions(logits.argmax(1), target, self.task.outputs), torch.zeros(len(target), dtype=torch.long)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip."""
-        if not gradient_clip_val:
+        """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip. agc:
+        of each unit but the head's, in proportion to its weights (Brock et al. 2021, arXiv:2102.06171, eq. 3)."""
+        if not gradient_clip_val or getattr(optimizer, "climbing", False):
             return
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        if gradient_clip_algorithm == "value":
+        if self.clip == "agc":
+            body = set(self.network.backbone.parameters())
+            adaptive_clip_grad([p for p in parameters if p in body], gradient_clip_val)
+        elif self.clip == "value":
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

@@ -42,6 +42,23 @@ def _through_store(key: str, value: str | None, seconds: float) -> str:
     return store.get(key).decode()
 
 
+def rows(mine: Any) -> list[Any]:
+    """A tensor (n, …) of every rank, in the order of ranks, on every rank; their n may differ."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    count = torch.tensor([len(mine)], device=mine.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    most = max(map(int, counts))
+    padded = torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])]).contiguous()
+    found = [torch.zeros_like(padded) for _ in counts]
+    dist.all_gather(found, padded)
+    return [part[: int(n)] for part, n in zip(found, counts, strict=True)]
+
+
 def gather(mine: Any) -> list[Any]:
     """What every rank holds, in the order of ranks, on every rank."""
     import torch.distributed as dist

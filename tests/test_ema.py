@@ -20,7 +20,10 @@ from tests.conftest import words
 def last_weight(updates: int, place: int, **given) -> float:
     """The part that the weights of one place, 0 for the starting weights, have in the average of a whole run."""
     net = nn.Linear(1, 1, bias=False)
-    module, trainer = SimpleNamespace(network=net), SimpleNamespace(estimated_stepping_batches=updates, global_step=0)
+    module, trainer = (
+        SimpleNamespace(network=net, pace=lambda step: step),
+        SimpleNamespace(estimated_stepping_batches=updates, global_step=0),
+    )
     ema = EMA(**given)
     net.weight.data.fill_(float(place == 0))
     ema.on_train_start(trainer, module)
@@ -50,6 +53,13 @@ def test_the_weights_of_the_last_part_of_the_run_count():
     assert last_weight(200, 200, memory=0.5) == pytest.approx(1 - 2.718281828 ** (-1 / 100), rel=1e-4)
     assert last_weight(200, 200, decay=0.9) == pytest.approx(0.1, rel=1e-5)
     assert last_weight(200, 199, decay=0.9) == pytest.approx(0.09, rel=1e-5)
+
+
+def test_of_the_last_part_each_update_counts_the_same():
+    """Izmailov et al. 2018: of 200 updates the last quarter are 50."""
+    found = [last_weight(200, place, last=0.25) for place in (0, 100, 150, 151, 175, 200)]
+    assert found == pytest.approx([0, 0, 0, 0.02, 0.02, 0.02], rel=1e-5)
+    assert last_weight(7, 7, last=0.01) == 1  # never begun: the weights themselves
 
 
 class Net(nn.Sequential):

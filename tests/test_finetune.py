@@ -259,7 +259,7 @@ def test_frozen_stages_neither_move_nor_wake_up_in_a_fit_with_validations(networ
     policy = make(node("finetune", "freeze", until="layer2"))
     task = make(node("task", "multiclass"))(classes=("a", "b", "c"))
     module = Module(
-        net, task, make(node("loss", "cross_entropy")),
+        net, task, make(node("loss", "cross_entropy"))(counts=(1, 1), images=2),
         lambda n: groups(policy, n, n.layers, n.no_decay, LR, DECAY),
         make(node("optimizer", "adamw")), make(node("scheduler", "cosine")), seed=0, facts={},
     )  # fmt: skip

@@ -26,11 +26,12 @@ ALONE = sorted(set(names("loss")) - {"multihead", *EMBEDDINGS})  # a sum of othe
 
 
 def loss(name: str, logits: torch.Tensor = LOGITS, target: torch.Tensor = TARGET, **values) -> torch.Tensor:
-    made = make(node("loss", name, **values))
-    made = made(counts=(1, 2, 3), images=6) if isinstance(made, partial) else made
+    made, counts = make(node("loss", name, **values)), tuple(range(1, logits.shape[1] + 1))
+    made = made(counts=counts, images=sum(counts)) if isinstance(made, partial) else made
     if name in LABELS + NUMBERS and target.ndim == 1:
         target = torch.nn.functional.one_hot(target, logits.shape[1]).float()
-    return made(logits.repeat(1, BLOCKS.get(name, 1)), {"target": target})
+    logits, index = logits.repeat(1, BLOCKS.get(name, 1)), torch.arange(len(logits))
+    return made(logits, {"target": target, "index": index})
 
 
 def mean(of) -> float:
@@ -43,7 +44,8 @@ def test_a_loss_is_finite_and_differentiable_at_any_confidence(name, scale):
     torch.manual_seed(0)
     logits = (torch.randn(8, 5) * scale).requires_grad_()
     value = loss(name, logits, torch.randint(5, (8,)))
-    assert value.shape == () and value.isfinite() and (value >= 0 or name == "gaussian_nll")  # that of a density
+    below = name in ("gaussian_nll", "elr")  # that of a density; a part that is the log of less than 1
+    assert value.shape == () and value.isfinite() and (value >= 0 or below)
     value.backward()
     assert logits.grad.isfinite().all() and (scale > 1 or logits.grad.abs().sum() > 0)
 
@@ -67,6 +69,7 @@ FORMULAS = [
     ("focal", {"gamma": 0.5}, lambda p: -math.sqrt(1 - p) * math.log(p)),
     ("poly1", {"epsilon": 0.0}, lambda p: -math.log(p)),
     ("poly1", {"epsilon": 2.0}, lambda p: -math.log(p) + 2 * (1 - p)),
+    ("symmetric_ce", {"alpha": 0.3, "beta": 2.0, "floor": -3.0}, lambda p: -0.3 * math.log(p) + 6.0 * (1 - p)),
     ("generalised_ce", {"q": 1.0}, lambda p: 1 - p),
     ("generalised_ce", {"q": 0.7}, lambda p: (1 - p**0.7) / 0.7),
     ("generalised_ce", {"q": 1e-6}, lambda p: -math.log(p)),
@@ -135,7 +138,78 @@ def test_by_frequency_a_rare_class_counts_more():
 
 def test_every_loss_has_its_formula_here():
     """That of masks in test_segmentation.py."""
-    assert {name for name, _, _ in FORMULAS} | {*OF_ONE, "corn", "expected_level", "mask"} == set(ALONE)
+    by_hand = {"corn", "expected_level", "mask", "elr", "balanced_softmax", "logit_adjusted"}
+    assert {name for name, _, _ in FORMULAS} | {*OF_ONE} | by_hand == set(ALONE)
+
+
+def test_the_logits_are_adjusted_by_how_frequent_the_classes_are():
+    """exp(z) are the probabilities in LOGITS, and the classes have 1, 2 and 3 training images."""
+    rows = LOGITS.exp().tolist()
+
+    def expected(tau: float) -> float:
+        weighed = [[p * n**tau for p, n in zip(row, (1, 2, 3), strict=True)] for row in rows]
+        return -sum(math.log(row[i] / sum(row)) for i, row in enumerate(weighed)) / 3
+
+    assert float(loss("logit_adjusted", tau=0.5)) == pytest.approx(expected(0.5), rel=1e-5)
+    assert float(loss("logit_adjusted", tau=0.0)) == pytest.approx(expected(0), rel=1e-5)
+    assert float(loss("balanced_softmax")) == pytest.approx(expected(1), rel=1e-5)
+    found = make(node("loss", "logit_adjusted", tau=0.5))(counts=(1, 2, 3), images=6).supposes.exp().tolist()
+    roots = [math.sqrt(n) for n in (1, 2, 3)]
+    assert found == pytest.approx([root / sum(roots) for root in roots])  # what of the prior the logits still hold
+
+
+def test_class_weights_are_those_of_their_formula_with_a_mean_of_one_over_the_training_images():
+    for kind, weigh in (("inverse", lambda n: 1 / n), ("effective", lambda n: (1 - 0.9) / (1 - 0.9**n))):
+        mean_weight = sum(n * weigh(n) for n in (1, 2, 3)) / 6
+        weights = [weigh(n) / mean_weight for n in (1, 2, 3)]
+        expected = sum(-w * math.log(p) for w, p in zip(weights, RIGHT, strict=True)) / 3
+        assert float(loss("cross_entropy", class_weights=kind, beta=0.9)) == pytest.approx(expected, rel=1e-5)
+        made = make(node("loss", "cross_entropy", class_weights=kind, beta=0.9))(counts=(1, 2, 3), images=6)
+        assert made.supposes.exp().tolist() == pytest.approx(
+            [n * w / 6 for n, w in zip((1, 2, 3), weights, strict=True)]
+        )
+
+
+@pytest.mark.parametrize(("counts", "chosen"), [((10, 50), "none"), ((10, 51), "effective")])
+def test_auto_weighs_where_classes_are_uneven_and_says_so(counts, chosen):
+    made = make(node("loss", "cross_entropy", class_weights="auto"))(counts=counts, images=sum(counts))
+    assert (made.weight is None) == (chosen == "none") == (not hasattr(made, "supposes"))
+    assert made.notes[0].startswith(f"loss.class_weights=auto: {chosen} (imbalance 5")
+
+
+SOFT = [name for name in ALONE if getattr(make({**node("loss", name), "_partial_": True}).func, "soft", False)]
+
+
+@pytest.mark.parametrize("name", sorted(set(SOFT) - set(LABELS)))
+@pytest.mark.parametrize("values", [{}, {"label_smoothing": 0.3}, {"class_weights": "inverse"}])
+def test_a_mixed_target_has_the_same_parts_of_the_losses_of_its_classes(name, values):
+    if not set(values) <= set(node("loss", name)):
+        pytest.skip("the loss has no such value")
+    parts = torch.tensor([[0.3, 0.0, 0.7], [0.0, 1.0, 0.0], [0.5, 0.25, 0.25]])
+    expected = sum(
+        float(parts[i, c] * loss(name, LOGITS[i : i + 1], torch.tensor([c]), **values))
+        for i in range(3) for c in range(3)
+    ) / 3  # fmt: skip
+    assert float(loss(name, LOGITS, parts, **values)) == pytest.approx(expected, rel=1e-5)
+    one_hot = torch.nn.functional.one_hot(TARGET, 3).float()
+    torch.testing.assert_close(loss(name, LOGITS, one_hot, **values), loss(name, **values))
+
+
+def test_elr_is_the_formula_of_its_paper_over_two_epochs_and_its_memory_survives():
+    p, t, target = LOGITS.exp().tolist(), [[0.0] * 3 for _ in range(6)], TARGET.tolist()
+    made = make(node("loss", "elr", strength=3.0, memory=0.7))(counts=(1, 2, 3), images=6)
+    batch = {"target": TARGET, "index": torch.tensor([4, 0, 2])}
+    for epoch in range(3):
+        expected = 0.0
+        for row, i, y in zip(p, (4, 0, 2), target, strict=True):
+            t[i] = [0.7 * a + 0.3 * b for a, b in zip(t[i], row, strict=True)] if epoch < 2 else t[i]
+            expected += -math.log(row[y]) + 3 * math.log(1 - sum(a * b for a, b in zip(row, t[i], strict=True)))
+        made.train(epoch < 2)  # in eval mode nothing is remembered
+        assert float(made(LOGITS, batch)) == pytest.approx(expected / 3, rel=1e-4), epoch
+        other = make(node("loss", "elr"))(counts=(1, 2, 3), images=6)
+        other.load_state_dict(made.state_dict())
+        made = other
+    assert made.said[1].abs().sum() == 0 and made.said[[4, 0, 2]].sum(1).min() > 0.5
 
 
 def test_label_smoothing_gives_a_part_to_all_classes():

@@ -72,6 +72,26 @@ def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path
     same(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("passes", "more"),
+    [
+        (2, ["optimizer=sam", "mix=both", "mix.off_epochs=1", "penalty=l2_sp", "callbacks.ema.last=0.5", "select=ema"]),
+        (1, ["loss=elr", "data.sampler=balanced", "augment=three_augment"]),
+    ],
+)
+def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, tmp_path, passes, more):
+    start = [*words(shapes, tmp_path), *more]
+    fault = {"at": "step", "n": 10 * passes, "number": int(signal.SIGKILL)}
+    assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
+    assert zygote.screen.count("a training step") == 18 * passes
+    assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == -9
+    done = updates(tmp_path / "run")
+    assert done > 0
+    assert zygote.run(f"resume={tmp_path / 'run'}", seed=99) == 0, zygote.screen
+    assert zygote.screen.count("a training step") == passes * (18 - done)
+    same(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize("at", ["step", "validation", "predict"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, whole, tmp_path, at, number, code):

@@ -30,7 +30,7 @@ def test_the_factor_rises_to_its_peak_and_falls_to_zero(name, total, warmup):
     assert values[: peak + 1] == sorted(set(values[: peak + 1]))  # strictly up
     assert values[peak:] == sorted(values[peak:], reverse=True)
     assert abs(peak - warmup * total) <= 1 and values[0] > 0
-    assert values[total:] == [1 if name == "constant" else 0] * 3
+    assert values[total:] == [pytest.approx({"constant": 1, "step": 0.01}.get(name, 0))] * 3
     if name != "constant" and total > 300:
         assert 0 < values[total - 1] < 0.02
 
@@ -39,7 +39,9 @@ SHAPES = {  # at a quarter, a half and nine tenths of the way
     "constant": (1, 1, 1),
     "cosine": (0.853553, 0.5, 0.024472),
     "linear": (0.75, 0.5, 0.1),
+    "one_cycle": (0.853553, 0.5, 0.024472),
     "polynomial": (0.5625, 0.25, 0.01),
+    "step": (1, 0.1, 0.01),
     "warmup_stable_decay": (1, 1, 1 - 0.5**0.5),
 }
 
@@ -48,6 +50,13 @@ SHAPES = {  # at a quarter, a half and nine tenths of the way
 def test_each_schedule_has_the_shape_of_its_paper(name):
     factor = schedule(name, 1000, warmup=0.0)
     assert [factor(step) for step in (250, 500, 900)] == pytest.approx(SHAPES[name], abs=1e-5)
+
+
+def test_one_cycle_rises_by_half_a_cosine():
+    factor = schedule("one_cycle", 1000)
+    assert [factor(step) for step in (74, 149, 224, 299, 649)] == pytest.approx(
+        [0.146447, 0.5, 0.853553, 1, 0.5], abs=0.01
+    )
 
 
 @pytest.mark.parametrize("name", names("scheduler"))
@@ -86,11 +95,12 @@ def test_a_resumed_schedule_goes_on_and_its_state_is_plain_data(name, tmp_path):
     ("name", "values"),
     [
         ("cosine", {"warmup": 5}), ("cosine", {"warmup": -0.1}), ("linear", {"warmup": 1.0}),
+        ("step", {"shape": {"milestones": [0.8, 0.5]}}), ("step", {"shape": {"factor": 1.5}}),
         ("warmup_stable_decay", {"shape": {"decay": 0}}), ("warmup_stable_decay", {"shape": {"decay": 1.2}}),
     ],
 )  # fmt: skip
 def test_numbers_outside_their_range_are_refused(name, values):
-    with pytest.raises(ConfigError, match="decay=" if "shape" in values else "warmup="):
+    with pytest.raises(ConfigError, match="(decay|milestones|factor)=" if "shape" in values else "warmup="):
         schedule(name, 100, **values)
 
 
@@ -103,11 +113,15 @@ def falls(optimizer, weight, bias) -> bool:
     def height():
         return (weight**2).sum() + (bias**2).sum()
 
+    def closure():
+        optimizer.zero_grad()
+        found = height()
+        found.backward()
+        return found
+
     before = height().item()
     for _ in range(30):
-        optimizer.zero_grad()
-        height().backward()
-        optimizer.step()
+        optimizer.step(closure)
     return height().item() < before
 
 

@@ -24,11 +24,15 @@ class EMA(Callback):
     starting weights are forgotten at any length of run (a fixed 0.9998 is 93 % starting weights after 375 updates;
     TensorFlow's ExponentialMovingAverage starts with (1 + t) / (10 + t) for the same reason).
 
+    last: the plain mean over the last part of the run instead, each update counting the same, as SWA has it (Izmailov
+    et al. 2018, arXiv:1803.05407, alg. 1, which takes the weights once a cycle); before, it is the weights themselves.
+    By the place in the schedule, so that a deadline, which hurries it, leaves an average, too.
+
     Held in float32 at least: in bfloat16, a step of less than 1/256 would be rounded away.
     """
 
-    def __init__(self, decay: float | None = None, memory: float = 0.1):
-        self.decay, self.memory = decay, memory
+    def __init__(self, decay: float | None = None, memory: float = 0.1, last: float | None = None):
+        self.decay, self.memory, self.last = decay, memory, last
         self.average: dict[str, torch.Tensor] = {}
         self.updates = 0
         # key -> its owner's parameters or buffers, and the name there: a buffer may be replaced, and the attribute of a
@@ -49,6 +53,8 @@ class EMA(Callback):
             self.average[key] = begun.get(key, live).detach().to(live.device, dtype, copy=places is self.moving)
         memory = max(self.memory * trainer.estimated_stepping_batches, 1)
         self.most = math.exp(-1 / memory) if self.decay is None else self.decay
+        if self.last is not None:
+            self.most, self.begins = 1.0, (1 - self.last) * trainer.estimated_stepping_batches
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -58,7 +64,9 @@ class EMA(Callback):
             return
         self.at = trainer.global_step
         part = 1 - min(self.most, self.updates / (self.updates + 1))
-        self.updates += 1
+        place: Any = pl_module.pace  # update -> where it is in the schedule
+        if self.last is None or place(self.at) > self.begins:
+            self.updates += 1
         average = [self.average[key] for key in self.moving]
         live = [_at(place) for place in self.moving.values()]
         torch._foreach_lerp_(average, [x.to(a.dtype) for x, a in zip(live, average, strict=True)], part)

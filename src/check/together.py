@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.check.configs import MISSING, lookup
-from src.check.kinds import number, said, whole
+from src.check.kinds import number, real, said, whole
 
 
 def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
@@ -72,3 +72,21 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
             f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "
             "Set trainer.max_steps, or trainer.max_epochs to the number of epochs."
         )
+    ratio = of("trainer.gradient_clip_val")
+    if of("trainer.gradient_clip_algorithm") == "agc" and not (real(ratio) and 0 < ratio < 1):
+        yield (
+            f"trainer.gradient_clip_algorithm=agc trainer.gradient_clip_val={said(ratio)}\n  Here it is the largest "
+            "ratio of a unit's gradient to its weights, and this clips nothing.\n  "
+            "Set trainer.gradient_clip_val to 0.01 … 0.16."
+        )
+    if str(of("optimizer._target_")).endswith(".SAM"):
+        if of("trainer.accumulate_grad_batches") != 1:
+            yield (
+                f"optimizer=sam trainer.accumulate_grad_batches={of('trainer.accumulate_grad_batches')}\n  Its second "
+                "look would be at the last of these batches alone. Leave out one of the two."
+            )
+        if str(of("trainer.precision")) in ("16-mixed", "16"):
+            yield (
+                "optimizer=sam trainer.precision=16-mixed\n  The scaler of its gradients knows of one pass a step, and "
+                "SAM makes two. Set trainer.precision=bf16-mixed or 32-true, or another optimizer."
+            )

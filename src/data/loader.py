@@ -21,9 +21,10 @@ from src.data.cache import Copies, copies
 from src.data.images import read
 from src.data.masks import painted, reader
 from src.data.order import side_by_side
+from src.data.sampler import sampled, views
 from src.data.transforms import evaluation
 
-Key = tuple[int, int, bool]  # epoch, index in the split, whether it counts (padding does not)
+Key = tuple[int | str, int, bool]  # which of its random views, index in the split, whether it counts (padding not)
 Transform = Callable[..., torch.Tensor]  # image, perhaps its mask -> image, and then the mask as its last channel
 
 
@@ -44,7 +45,7 @@ class Images(Dataset):
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, torch.Tensor]:
         index = [i for _, i, _ in keys]
-        images = torch.stack([self._image(epoch, i) for epoch, i, _ in keys])
+        images = torch.stack([self._image(view, i) for view, i, _ in keys])
         target = torch.tensor([0 if self.masked else self.split.targets[i] for i in index])
         if self.masked:
             images, target = images[:, :-1], images[:, -1].long()
@@ -55,11 +56,11 @@ class Images(Dataset):
             "valid": torch.tensor([valid for *_, valid in keys]),
         }
 
-    def _image(self, epoch: int, index: int) -> torch.Tensor:
+    def _image(self, view: int | str, index: int) -> torch.Tensor:
         image = self.image(index)
         if self.augment is None:
             return image
-        with rng.keyed(self.seed, "augment", epoch, index):
+        with rng.keyed(self.seed, "augment", view, index):
             return self.augment(image[:-1], image[-1:]) if self.masked else self.augment(image)
 
 
@@ -78,7 +79,7 @@ class Shuffled:
         start: int = 0,
         arrange: Callable[..., torch.Tensor] | None = None,
     ):
-        """arrange: (key…) -> a permutation of the n images, instead of a plain random one."""
+        """arrange: (key…) -> n indices, instead of a plain random permutation; some may come again, and others not."""
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
         self.arrange = arrange or functools.partial(rng.permutation, n)
         least = min(batch_size, 2)  # BatchNorm needs two images, unless one was asked for
@@ -96,9 +97,10 @@ class Shuffled:
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        order = self.arrange(self.seed, "order", epoch).tensor_split(self.batches)
-        for batch in order[self.rank :: self.world][self.start :]:
-            yield [(epoch, i, True) for i in batch.tolist()]
+        order = self.arrange(self.seed, "order", epoch)
+        keys = iter(zip(views(order.tolist(), epoch), order.tolist(), itertools.repeat(True)))
+        batches = [list(itertools.islice(keys, len(part))) for part in order.tensor_split(self.batches)]
+        yield from batches[self.rank :: self.world][self.start :]
 
 
 class Repeated(Shuffled, SequentialSampler):
@@ -143,10 +145,12 @@ class Loaders(LightningDataModule):
         cache: Path | None = None,
         cache_gb: float = 0,
         per_class: int = 1,
+        sampler: str = "shuffled",
     ):
         """cache: the folder that keeps decoded images, where those of one split and view fit into `cache_gb`.
-        per_class: images of a class that come side by side in training."""
+        per_class: images of a class that come side by side in training. sampler: see src/data/sampler.py."""
         super().__init__()
+        self.sampler = sampler
         self.source, self.spec, self.seed = source, spec, seed
         self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
         self.resize, self.cache, self.cache_gb = resize, cache, cache_gb
@@ -211,6 +215,8 @@ class Loaders(LightningDataModule):
             common = (len(items), self.batch_size, self.seed, rank, world)
             begun = (0, 0) if overfit else (self.done["epoch"], self.done["batch"])
             arrange = None
+            if self.sampler != "shuffled":
+                arrange = functools.partial(sampled, items.targets, self.sampler)
             if self.per_class > 1:
                 arrange = functools.partial(side_by_side, torch.tensor(items.targets), self.per_class)
             batches = (Repeated if overfit else Shuffled)(*common, *begun, arrange)

@@ -8,10 +8,10 @@ from torch.nn.functional import logsigmoid
 
 
 class Asymmetric(nn.Module):
-    """(logits (B, C), batch with target (B, C) of 0 and 1) -> the mean over both. 86.6 mAP on COCO in the paper; it is
+    """(logits (B, C), batch with target (B, C) of 0..1) -> the mean over both. 86.6 mAP on COCO in the paper; it is
     for labels that are rare and many, with a few balanced ones BCE is as good."""
 
-    takes = "labels"
+    takes, soft = "labels", True
 
     def __init__(self, negative: float = 4.0, positive: float = 1.0, margin: float = 0.05):
         super().__init__()

@@ -19,7 +19,7 @@ class BCE(nn.Module):
     weights: frequency lets the images that have a class count sqrt(n_without / n_with) times, at most ten times.
     """
 
-    takes = "labels"
+    takes, soft = "labels", True
     weight: torch.Tensor | None
 
     def __init__(self, weights: str = "none", counts: Sequence[int] = (), images: int = 0):

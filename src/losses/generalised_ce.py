@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from src.contracts import ConfigError
+from src.losses.classes import of_target
 
 
 class GeneralisedCE(nn.Module):
-    """(logits (B, C), batch with target (B,) int) -> mean of (1 - p_t^q) / q, 0 < q <= 1 (arXiv:1805.07836)."""
+    """(logits (B, C), batch with target (B,) int, or (B, C) of mixed images) -> mean of (1 - p_t^q) / q,
+    0 < q <= 1 (arXiv:1805.07836)."""
 
-    takes = "class"
+    takes, soft = "class", True
 
     def __init__(self, q: float = 0.7):
         super().__init__()
@@ -22,5 +24,5 @@ class GeneralisedCE(nn.Module):
         self.q = q
 
     def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        log_p = logits.log_softmax(1).gather(1, batch["target"][:, None])[:, 0]
-        return (-(self.q * log_p).expm1() / self.q).mean()
+        each = -(self.q * logits.log_softmax(1)).expm1() / self.q
+        return of_target(each, batch["target"]).mean()

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from src.losses.classes import of_target
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -29,10 +31,10 @@ class Corn(nn.Module):
 
 
 class ExpectedLevel(nn.Module):
-    """(logits (B, K), batch with target (B,) int) -> cross-entropy plus `weight` times the squared distance of the
-    expected level from the target, in units of the whole range."""
+    """(logits (B, K), batch with target (B,) int, or (B, K) of mixed images) -> cross-entropy plus `weight` times the
+    squared distance of the expected level from the target, in units of the whole range."""
 
-    takes = "class"
+    takes, soft = "class", True
 
     def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0):
         super().__init__()
@@ -40,6 +42,6 @@ class ExpectedLevel(nn.Module):
 
     def forward(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         levels = torch.linspace(0, 1, logits.shape[1], device=logits.device)
-        away = logits.float().softmax(1) @ levels - levels[batch["target"]]
+        away = (logits.float().softmax(1) @ levels)[:, None] - levels
         found = cross_entropy(logits, batch["target"], label_smoothing=self.label_smoothing)
-        return found + self.weight * away.square().mean() * logits.shape[1]
+        return found + self.weight * of_target(away.square(), batch["target"]).mean() * logits.shape[1]

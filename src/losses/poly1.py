@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from src.losses.classes import of_target
+
 
 class Poly1(nn.Module):
-    """(logits (B, C), batch with target (B,) int) -> mean of CE + epsilon (1 - p_t), eq. 6 of the paper."""
+    """(logits (B, C), batch with target (B,) int, or (B, C) of mixed images) -> mean of
+    CE + epsilon (1 - p_t), eq. 6 of the paper."""
 
-    takes = "class"
+    takes, soft = "class", True
 
     def __init__(self, epsilon: float = 1.0, label_smoothing: float = 0.0):
         super().__init__()
@@ -18,5 +21,5 @@ class Poly1(nn.Module):
 
     def forward(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         target = batch["target"]
-        p = logits.softmax(1).gather(1, target[:, None])[:, 0]
+        p = of_target(logits.softmax(1), target)
         return cross_entropy(logits, target, label_smoothing=self.label_smoothing) + self.epsilon * (1 - p).mean()

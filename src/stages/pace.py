@@ -31,7 +31,8 @@ def pace(run: Run, device: str) -> Pace:
         batch = {name: value.to(device) for name, value in batch.items()}
         decoded = time.monotonic()
         module.train()
-        module.objective(batch).backward()
+        for _ in range(module.passes):
+            module.objective(batch).backward()
         _wait(device)
         trained = time.monotonic()
         module.eval()

@@ -95,10 +95,21 @@ def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tenso
     return found
 
 
-def mix(trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor, uniform: bool) -> Affine:
+def mix(
+    trained: Affine,
+    closing: Affine,
+    weights: Weights,
+    target: torch.Tensor,
+    uniform: bool,
+    learnt: torch.Tensor | None = None,
+) -> Affine:
     """The weighted sum. The prior leaves the head that was trained before it is weighed, where it was learnt: a head
-    that has been made less sure would be corrected too much."""
-    return summed(_fair(trained, target) if uniform else trained, closing, weights)
+    that has been made less sure would be corrected too much. learnt (C,): the log of the prior that the loss or the
+    sampler let it learn, so that nothing is corrected twice; None: that of the training images."""
+    if not uniform:
+        return summed(trained, closing, weights)
+    prior = _log_prior(target, len(trained[1])) if learnt is None else learnt
+    return summed((trained[0], trained[1] - prior), closing, weights)
 
 
 def _size(logits: torch.Tensor) -> float:
@@ -118,10 +129,6 @@ def _adjusted(head: Head, target: torch.Tensor) -> Head:
     prior = _log_prior(target, len(head.bias))
     parts = tuple((images, (weight, bias - prior)) for images, (weight, bias) in head.parts)
     return replace(head, bias=head.bias - prior, logits=head.logits - prior, parts=parts)
-
-
-def _fair(head: Affine, target: torch.Tensor) -> Affine:
-    return head[0], head[1] - _log_prior(target, len(head[1]))
 
 
 def _log_prior(target: torch.Tensor, classes: int) -> torch.Tensor:

@@ -1,0 +1,38 @@
+"""Training orders in which rare classes come more often; an epoch has as many images as without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from src import rng
+
+POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's images, to which its share of an epoch is proportional
+
+
+def sampled(targets: Sequence[int], sampler: str, *key: int | str) -> torch.Tensor:
+    """As many indices as (N,) targets, a function of `key`. balanced: as many images of every class (the remainder
+    falls to classes by chance, so that their expected shares are exact); sqrt: shares as the root of what a class has
+    (Mahajan et al. 2018, section 2.2). Of a class, no image comes again before all have come."""
+    classes, chosen, n = np.asarray(targets), [], len(targets)
+    names, counts = np.unique(classes, return_counts=True)
+    share = counts ** POWER[sampler] / (counts ** POWER[sampler]).sum()
+    ends = np.floor(np.append(0, np.cumsum(n * share)) + np.random.default_rng(rng.key(*key, "shares")).random())
+    ends[0], ends[-1] = 0, n  # whatever was lost to rounding
+    for name, wanted in zip(names, np.diff(ends).astype(int), strict=True):
+        mine = np.flatnonzero(classes == name)
+        rounds = [rng.permutation(len(mine), *key, "class", int(name), i) for i in range(-(-wanted // len(mine)))]
+        chosen += [mine[torch.cat(rounds)[:wanted].numpy()]] if wanted else []
+    return torch.from_numpy(np.concatenate(chosen))[rng.permutation(n, *key)]
+
+
+def views(indices: Sequence[int], epoch: int) -> list[int | str]:
+    """What keys the augmentation of each: the epoch; of an image that comes again in it, also which time this is."""
+    seen: dict[int, int] = {}
+    found: list[int | str] = []
+    for i in indices:
+        found.append(f"{epoch}.{seen[i]}" if i in seen else epoch)
+        seen[i] = seen.get(i, 0) + 1
+    return found
