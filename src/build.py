@@ -203,12 +203,10 @@ def start(
     rng.seed(cfg["seed"], "weights")
     file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
     given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
-    unread = {k: cfg["model"].get(k, usual) for k, usual in {"head": "linear", "pool": "default"}.items()}
-    if task.dense and set(unread.values()) != {"linear", "default"}:
-        raise ConfigError(
-            f"model.head={unread['head']} model.pool={unread['pool']}: masks are made by a decoder of their own, which "
-            "reads the maps of all stages.\nLeave model.head and model.pool out."
-        )
+    fixed = {"head": "linear", "pool": "default"} if task.dense else {} if task.outputs else {"head": "linear"}
+    if unread := [f"model.{k}={v}" for k, usual in fixed.items() if (v := cfg["model"].get(k, usual)) != usual]:
+        why = "masks have a decoder of their own" if task.dense else "this task begins with the features as they are"
+        raise ConfigError(f"{' '.join(unread)}: {why}.\nLeave {' and '.join(f'model.{k}' for k in fixed)} out.")
     backbone = make({**cfg["model"], **given})
     outputs = task.outputs or backbone.features
     network = DenseNetwork(backbone, outputs) if task.dense else Network(backbone, outputs, unit=task.unit)

@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from src import check
 from src.contracts import ConfigError
 from src.factory import make
-from src.models.dense import DenseNetwork
 from src.models.heads import BNNeck, Cosine, head
 from src.models.network import Network, load_model, save_model
 from src.models.weights import load_weights
@@ -168,19 +167,20 @@ def test_a_transformer_is_pooled_over_its_patches():
     assert net.features == usual.features and not torch.equal(net(images()), usual(images()))
 
 
-def test_masks_have_a_decoder_of_their_own():
+def test_masks_have_a_decoder_of_their_own_and_embeddings_begin_as_the_features():
     from src.build import start
 
-    task = make(node("task", "segmentation"))(classes=("a", "b"))
-    for more in ({"head": "mlp"}, {"pool": "max"}):
-        cfg = {"seed": 0, "init_from": None, "start": "random"}
+    masks = make(node("task", "segmentation"))(classes=("a", "b"))
+    images = make(node("task", "retrieval", dimensions=None))(classes=("a", "b"))
+    told = [
+        ({"head": "mlp"}, masks, "decoder"),
+        ({"pool": "max"}, masks, "decoder"),
+        ({"head": "bnneck"}, images, "as"),
+    ]
+    for more, task, why in told:
         model = node("model", "timm", name="test_resnet", pretrained=False, image_size=64, **more)
-        with pytest.raises(ConfigError, match="decoder of their own"):
-            start({**cfg, "model": model}, task, ("a", "b"))
-    assert (
-        DenseNetwork(make(node("model", "timm", name="test_resnet", pretrained=False, image_size=64)), 2).kind
-        == "linear"
-    )
+        with pytest.raises(ConfigError, match=f"model.{next(iter(more))}=.*{why}.*\nLeave"):
+            start({"seed": 0, "init_from": None, "start": "random", "model": model}, task, ("a", "b"))
 
 
 def test_the_recipe_leaves_out_what_needs_a_linear_head_and_takes_the_rate_of_the_policy(zygote, shapes, tmp_path):
