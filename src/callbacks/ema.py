@@ -64,8 +64,8 @@ class EMA(Callback):
             return
         self.at = trainer.global_step
         part = 1 - min(self.most, self.updates / (self.updates + 1))
-        place: Any = pl_module.pace  # update -> where it is in the schedule
-        if self.last is None or place(self.at) > self.begins:
+        module: Any = pl_module
+        if self.last is None or module.pace(self.at) > self.begins:  # by its place in the schedule
             self.updates += 1
         average = [self.average[key] for key in self.moving]
         live = [_at(place) for place in self.moving.values()]
