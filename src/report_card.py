@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import InputSpec, Source
+from src.facts import Probed
 from src.folder import RunFolder
-from src.recipe import Decision, Probed
+from src.recipe import Decision
 
 
 def cards(

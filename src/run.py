@@ -21,6 +21,7 @@ from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
 from src.factory import make
+from src.facts import Budget, Facts, Probed, Ranked
 from src.stages import pixels, probe
 from src.stages.fit import fit
 from src.stages.pace import pace
@@ -115,7 +116,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), left / 4 if left else None)
     if left:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
-        budget = recipe.Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
+        budget = Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
     plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
     folder.write(home.path / "recipe.md", report_card.recipe(card(r), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
@@ -131,14 +132,14 @@ def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**words, "model": model} for model in models or [words["model"]]]
 
 
-def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tuple[recipe.Ranked, ...]]:
+def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tuple[Ranked, ...]]:
     """The run whose frozen network knows most of these images, and all of them in that order."""
     if len(runs) == 1:
         return runs[0], ()
     share = left / 4 / len(runs) if left else None
     scored = [((pixels if r.task.dense else probe).rank(r, device, share), i) for i, r in enumerate(runs)]
     order = [(score, runs[i]) for score, i in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
-    ranked = [recipe.Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score) for score, r in order]
+    ranked = [Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score) for score, r in order]
     return order[0][1], tuple(ranked)
 
 
@@ -160,9 +161,9 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
     return bool(cfg["init_from"] or cfg["model"].get("weights") or cfg["model"].get("pretrained", True))
 
 
-def facts(r: Run, where: str, probed: recipe.Probed | None) -> recipe.Facts:
+def facts(r: Run, where: str, probed: Probed | None) -> Facts:
     network = r.network()
-    return recipe.Facts(
+    return Facts(
         images=len(r.source.splits["train"]),
         val=len(r.source.splits["val"]),
         counts=r.audit.counts,

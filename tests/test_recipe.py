@@ -7,7 +7,8 @@ import pytest
 
 from src import check, recipe
 from src.check import configs
-from src.recipe import FAMILIES, Budget, Facts, Probed
+from src.facts import Budget, Facts, Probed
+from src.recipe import FAMILIES
 
 
 def facts(each=100, classes=10, imbalance=1.0, size=128, family="batchnorm", device="cpu", probed=None) -> Facts:
@@ -125,7 +126,7 @@ def test_a_budget_is_shared_by_all_fits_that_are_planned():
 def test_a_budget_too_short_for_a_fit_leaves_the_probe(seconds, alone):
     from dataclasses import replace
 
-    budget = recipe.Budget(total=seconds, spent=0, train=0.03, predict=0.01, test=100)
+    budget = Budget(total=seconds, spent=0, train=0.03, predict=0.01, test=100)
     found = decided(recipe.plan(replace(facts(probed=probed()), budget=budget), config(), frozenset()))
     assert (found["select"] == "probe") == alone
     assert ("callbacks.deadline.seconds" in found) != alone

@@ -12,7 +12,7 @@ import torch
 
 from src import rng
 from src.contracts import Head, Run
-from src.recipe import Probed
+from src.facts import Probed
 from src.stages.embed import Change, grey
 from src.stages.probe import Solved, grouped, sample, write
 

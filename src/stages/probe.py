@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from src import folder, rng
 from src.contracts import Affine, Head, Run
-from src.recipe import Probed
+from src.facts import Probed
 from src.stages.embed import embed, grey, mirrored
 from src.stages.twins import twins
 

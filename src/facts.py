@@ -1,0 +1,69 @@
+"""What is known of the images, the network and the machine before anything is trained: what the recipe goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the frozen network was asked; accuracies are held out, 0..1."""
+
+    head: str  # the best head, such as `lda 0.5 on stages`
+    score: float  # of the best head, cross-validated inside train
+    last: float  # of the best head that reads the last features alone
+    asked: int  # images that the questions below were asked of
+    resize: Mapping[str, float]  # policy -> score; only those that were compared
+    mirrored: float | None  # score on mirrored images less that on the images; None: not asked
+    grey: float | None  # score without colours less that with them
+    notes: tuple[str, ...] = ()  # what else was seen, a sentence each
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One of model.candidates."""
+
+    name: str
+    weights: str | None
+    score: float  # of the best head on its features
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of wall time; what is left of it when the fit begins is planned with what an image takes."""
+
+    total: float
+    spent: float
+    train: float  # per image
+    predict: float  # per image
+    test: int  # images
+
+
+@dataclass(frozen=True)
+class Facts:
+    images: int  # to train on
+    val: int
+    counts: tuple[int, ...]  # training images of each class
+    size: int  # of the network's input, in pixels
+    channels: int
+    family: str  # of the network: batchnorm | attention | other
+    pretrained: bool
+    ordered: bool  # whether the network says in which order its layers come
+    device: str  # cpu | gpu | mps
+    bf16: bool  # whether the GPU computes in bf16
+    probed: Probed | None
+    budget: Budget | None = None
+    ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
+    dense: bool = False  # whether the target is the class of each pixel
+    geometric: bool = False  # whether the target may be where, how large or which way round something is
+    rate: float | None = None  # the learning rate that the fine-tuning policy states; None: that of the family
+
+    @property
+    def each(self) -> float:
+        """Training images of a class, on average; of numbers, of a tenth of their range."""
+        return sum(self.counts) / len(self.counts) if self.counts else self.images / 10
+
+    @property
+    def imbalance(self) -> float:
+        return max(self.counts) / max(min(self.counts), 1) if self.counts else 1.0
