@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from src import combined, rng
 from src.data.loader import Shuffled
-from src.data.sampler import sampled, views
+from src.data.sampler import sampled, times
 from src.factory import make
 from src.losses.logit_adjusted import BalancedSoftmax
 from src.sam import SAM
@@ -264,8 +264,9 @@ def test_ranks_share_an_epoch_and_a_resume_goes_on_in_it(sampler):
     assert list(Shuffled(50, 4, 0, 0, 1, start=3, arrange=arrange)) == alone[3:]
 
 
-def test_views_tell_how_often_an_image_has_come():
-    assert views([5, 3, 5, 5, 3], 2) == [2, 2, "2.1", "2.2", "2.1"]
+def test_the_times_that_an_image_has_come_before_are_counted():
+    assert times(torch.tensor([5, 3, 5, 5, 3])).tolist() == [0, 0, 1, 2, 1]
+    assert not times(torch.randperm(100)).any()
 
 
 # priors

@@ -21,7 +21,7 @@ from src.data.cache import Copies, copies
 from src.data.images import read
 from src.data.masks import painted, reader
 from src.data.order import side_by_side
-from src.data.sampler import sampled, views
+from src.data.sampler import sampled, times
 from src.data.transforms import evaluation
 
 Key = tuple[int | str, int, bool]  # which of its random views, index in the split, whether it counts (padding not)
@@ -98,9 +98,10 @@ class Shuffled:
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
         order = self.arrange(self.seed, "order", epoch)
-        keys = iter(zip(views(order.tolist(), epoch), order.tolist(), itertools.repeat(True)))
-        batches = [list(itertools.islice(keys, len(part))) for part in order.tensor_split(self.batches)]
-        yield from batches[self.rank :: self.world][self.start :]
+        parts = [part.tensor_split(self.batches)[self.rank :: self.world] for part in (order, times(order))]
+        for batch, again in list(zip(*parts, strict=True))[self.start :]:
+            keys = zip(batch.tolist(), again.tolist(), strict=True)
+            yield [(f"{epoch}.{n}" if n else epoch, i, True) for i, n in keys]
 
 
 class Repeated(Shuffled, SequentialSampler):

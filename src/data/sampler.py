@@ -28,11 +28,10 @@ def sampled(targets: Sequence[int], sampler: str, *key: int | str) -> torch.Tens
     return torch.from_numpy(np.concatenate(chosen))[rng.permutation(n, *key)]
 
 
-def views(indices: Sequence[int], epoch: int) -> list[int | str]:
-    """What keys the augmentation of each: the epoch; of an image that comes again in it, also which time this is."""
-    seen: dict[int, int] = {}
-    found: list[int | str] = []
-    for i in indices:
-        found.append(f"{epoch}.{seen[i]}" if i in seen else epoch)
-        seen[i] = seen.get(i, 0) + 1
+def times(order: torch.Tensor) -> torch.Tensor:
+    """(N,) indices -> how often each has come before, which keys its augmentation beside the epoch."""
+    place = order.argsort(stable=True)
+    count = torch.bincount(order)
+    found = torch.empty_like(order)
+    found[place] = torch.arange(len(order)) - (count.cumsum(0) - count)[order[place]]
     return found
