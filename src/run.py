@@ -16,7 +16,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import folder, hardware, recipe, report_card, resume, signals, world
+from src import combined, folder, hardware, recipe, report_card, resume, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
@@ -112,6 +112,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     device = {"gpu": "cuda"}.get(where, where)
     r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
     words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
+    possible(r, given)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
         probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), left / 4 if left else None)
     if left:
@@ -121,6 +122,13 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     folder.write(home.path / "recipe.md", report_card.recipe(card(r), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
+
+
+def possible(r: Run, given: Collection[str]) -> None:
+    """Refuses what cannot be trained before the probe takes its time; how many epochs there will be is still open."""
+    epochs = r.cfg["trainer"]["max_epochs"] if "trainer.max_epochs" in given else sys.maxsize
+    trainer = {**r.cfg["trainer"], "max_epochs": epochs}
+    combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
 
 
 def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:

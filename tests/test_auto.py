@@ -226,3 +226,12 @@ def test_what_needs_a_probe_is_refused_where_there_is_none(auto, zygote, shapes)
     for more in (("select=probe",), ("start=probe",)):
         assert zygote.run(*words(shapes, auto, "recipe=off", *more)) == 2
         assert "has no probe" in zygote.screen
+
+
+def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):
+    assert zygote.run(*words(shapes, tmp_path, "loss=elr", "mix=mixup")) == 2
+    assert "takes one class an image" in zygote.screen and "held out" not in zygote.screen
+    open_end = [
+        w for w in words(shapes, tmp_path, "mix=mixup", "mix.off_epochs=11", "budget=1s") if "epochs=3" not in w
+    ]
+    assert zygote.run(*open_end, "stages=[probe]") == 0, "how long it will be is not known before: " + zygote.screen

@@ -250,3 +250,10 @@ def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first():
     assert first("val/acc", 50) == "ema+closing"
     assert first("val/balanced_acc", 50) == "ema+blend"
     assert first("val/acc", 1000) == "ema+blend"
+
+
+def test_more_images_need_less_shrinkage_at_the_end():
+    for n, shrinkage in ((3 * 50, 0.8), (3 * 51, 0.5)):
+        x, y = blobs(n, 8)
+        weight, _ = heads.close(x, y, slice(0, 8), CLASSES, False)
+        torch.testing.assert_close(weight, heads.lda(x, y, CLASSES, (shrinkage,))[f"lda {shrinkage}"][0])

@@ -10,7 +10,9 @@ from src.contracts import ConfigError
 
 
 class L2SP:
-    """network -> alpha / 2 |w - w0|^2 over what trains of the backbone + beta / 2 |w|^2 over what trains of the head.
+    """network -> alpha / 2 |w - w0|^2 over what trains of the backbone + beta / 2 |w - w0|^2 over what trains of the
+    head. (The paper has |w|^2 there, of a new head, which starts near 0: that is the same. One that the probe has
+    solved is far from 0, and would be torn down.)
 
     Built with the network at its starting weights w0. They are a function of the config (weights, init_from, seed), so
     a resumed run has the same and no checkpoint holds them.
@@ -21,19 +23,13 @@ class L2SP:
             if not value >= 0:
                 raise ConfigError(f"penalty.{name}={value} would drive weights away.\nSet penalty.{name} to 0 or more.")
         self.alpha, self.beta = alpha, beta
-        self.start = {
-            name: parameter.detach().clone()
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad and not name.startswith("head.")
-        }
+        self.start = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
 
     def __call__(self, network: Any) -> torch.Tensor:
-        away, head = [], []
+        total = torch.zeros((), device=network.mean.device)
         for name, parameter in network.named_parameters():
             if name in self.start:
                 self.start[name] = self.start[name].to(parameter.device)
-                away.append((parameter.float() - self.start[name].float()).square().sum())
-            elif parameter.requires_grad:
-                head.append(parameter.float().square().sum())
-        nothing = [torch.zeros((), device=network.mean.device)]
-        return self.alpha / 2 * torch.stack(away or nothing).sum() + self.beta / 2 * torch.stack(head or nothing).sum()
+                factor = self.beta if name.startswith("head.") else self.alpha
+                total = total + factor / 2 * (parameter.float() - self.start[name].float()).square().sum()
+        return total
