@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from src.check.configs import MISSING, lookup
@@ -20,11 +20,19 @@ def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
             yield f"{asked}\n  task.heads: {name}: no loss {loss!r}. {nearest(loss, losses)}"
 
 
+Of = Callable[[str], Any]  # a dotted key -> its value, None where there is none
+
+
 def together(cfg: Mapping[str, Any]) -> Iterator[str]:
     def of(key: str) -> Any:
         found = lookup(cfg, key)
         return None if found is MISSING else found
 
+    for part in (_data, _choice, _model, _training):
+        yield from part(of)
+
+
+def _data(of: Of) -> Iterator[str]:
     val, test = of("data.val_size"), of("data.test_size")
     part, place = number("0 <= x").holds, whole("0 <= x").holds
     if part(val) and part(test) and val + test >= 1:
@@ -40,6 +48,9 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
             "init_from starts a new run from weights. Leave one out."
         )
+
+
+def _choice(of: Of) -> Iterator[str]:
     if of("model.candidates") and of("recipe") in ("off", "fast"):
         yield (
             f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
@@ -47,6 +58,16 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         )
     if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
         yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
+    if of("budget") and of("recipe") == "off":
+        yield (
+            f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
+            "callbacks.deadline.seconds for the fit alone."
+        )
+    if isinstance(heads := of("task.heads"), dict):
+        yield from _heads(heads, list(of("loss.losses") or ()))
+
+
+def _model(of: Of) -> Iterator[str]:
     head = of("model.head") or "linear"
     if of("start") == "probe" and head != "linear":
         yield (
@@ -60,13 +81,9 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         )
     if of("model.head_scale") is not None and head != "cosine":
         yield f"model.head_scale={of('model.head_scale')} model.head={head}\n  Only model.head=cosine has a scale."
-    if of("budget") and of("recipe") == "off":
-        yield (
-            f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
-            "callbacks.deadline.seconds for the fit alone."
-        )
-    if isinstance(heads := of("task.heads"), dict):
-        yield from _heads(heads, list(of("loss.losses") or ()))
+
+
+def _training(of: Of) -> Iterator[str]:
     if of("trainer.max_epochs") in (None, -1) and of("trainer.max_steps") in (None, -1):
         yield (
             f"trainer.max_epochs={said(of('trainer.max_epochs'))}\n  A run without an end has no schedule. "

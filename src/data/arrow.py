@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.contracts import File
-from src.data.tar import Stat
+from src.data.tar import Inside, Stat
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,9 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A File of `contracts`."""
-
-    path: str
+class Cell(Inside):
     tables: Tables
     place: str
-
-    def __str__(self) -> str:
-        return self.path
-
-    @property
-    def name(self) -> str:
-        return posixpath.basename(self.path)
 
     @property
     def suffix(self) -> str:

@@ -50,13 +50,10 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A File of `contracts`."""
+class Inside:
+    """What a File of `contracts` is called whose bytes are a piece of a larger file."""
 
     path: str
-    root: Path
-    part: Part | None
-    time: int
 
     def __str__(self) -> str:
         return self.path
@@ -64,6 +61,13 @@ class Piece:
     @property
     def name(self) -> str:
         return posixpath.basename(self.path)
+
+
+@dataclass(frozen=True)
+class Piece(Inside):
+    root: Path
+    part: Part | None
+    time: int
 
     @property
     def suffix(self) -> str:
