@@ -2,7 +2,7 @@
 
 DIR holds weather/, signs/, clothing/ as {train,…}/CLASS/*.jpg, FILE is of MobileNetV2-1.0. A run has 400 training
 images of one set (as many of each class; 15 % of them are val), 8 epochs at 96 px, and is tested on up to 1,000 of the
-set's other images. One json line a run in --out; runs that are there already are not repeated, so that it can be stopped
+set's other images. One json line a run in --out; runs that are there already are not repeated, so it can be stopped
 at any time. The table, by `--table`, has the mean difference to the default on the same images, its standard error over
 sets and seeds, and the cost: for the model that the run chose, and for its trained head alone (average of the weights).
 """
