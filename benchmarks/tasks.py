@@ -1,8 +1,8 @@
-"""The other tasks: our default against a plain fine-tune and the blind answer: `python benchmarks/tasks.py --data DIR`.
+"""The other tasks: our default, its probe, a plain fine-tune, a blind answer: `python benchmarks/tasks.py --data DIR`.
 
 DIR holds posters/labels.csv (path, split, labels), steering/labels.csv (path, split, target; test in blocks of time)
-and wbc/splits.csv (path, mask, split); --weights is a file of MobileNetV2-1.0. One json line a run in --out; runs that
-are there already are not repeated. The U-Net beside it is benchmarks/unet.py.
+and wbc/splits.csv (path, mask, split, cell: a class, 77 : 1); --weights is a file of MobileNetV2-1.0. One json line a
+run in --out; runs that are there already are not repeated. The U-Net beside it is benchmarks/unet.py.
 """
 
 from __future__ import annotations
@@ -24,24 +24,28 @@ TASKS = {
     "posters": (["task=multilabel", "data.table=labels.csv"], "test/map_macro"),
     "steering": (["task=regression", "data.table=labels.csv"], "test/r2"),
     "wbc": (["task=segmentation", "data.table=splits.csv", MASKS, "task.labels.stray=nearest"], "test/miou"),
+    "wbc/cells": (["data.table=splits.csv", "data.columns.target=cell"], "test/balanced_acc"),
 }
 # As users of the common Lightning-Hydra template would write it: Adam on all layers, the best checkpoint on val.
 PLAIN = [
     *("recipe=off", "optimizer=timm", "optimizer.opt=adam", "optimizer.lr=1e-3", "optimizer.weight_decay=0"),
     *("scheduler=constant", "scheduler.warmup=0", "select=best"),
 ]
-SIDES = {"default": {}, "plain": {"posters": [], "steering": ["data.flip=0", "loss=mse"], "wbc": ["loss.dice=0"]}}
+ALSO = {"steering": ["data.flip=0", "loss=mse"], "wbc": ["loss.dice=0"]}
+SIDES = ("default", "probe", "plain")
 
 
 def run(words: argparse.Namespace, side: str, data: str, seed: int) -> dict[str, Any]:
-    place = Path(words.out).absolute().parent / "runs" / f"{side}-{data}-{seed}"
+    place = Path(words.out).absolute().parent / "runs" / f"{side}-{data.replace('/', '-')}-{seed}"
     more, _ = TASKS[data]
+    root = Path(words.data).absolute() / data.partition("/")[0]
     command = [
-        *(sys.executable, str(ROOT / "train.py"), "data=csv", f"data.root={Path(words.data).absolute() / data}", *more),
+        *(sys.executable, str(ROOT / "train.py"), "data=csv", f"data.root={root}", *more),
         *("model.name=mobilenetv2_100", f"model.weights={Path(words.weights).absolute()}", "model.image_size=128"),
         *("trainer.max_epochs=8", f"seed={seed}", f"run_dir={place}", "logger=[csv]"),
         f"paths.cache={Path(words.out).absolute().parent / 'cache'}",
-        *([*PLAIN, *SIDES["plain"][data]] if side == "plain" else []),
+        *([*PLAIN, *ALSO.get(data, [])] if side == "plain" else []),
+        *(["recipe=probe"] if side == "probe" else []),
     ]
     began = time.monotonic()
     done = subprocess.run(
@@ -80,8 +84,9 @@ def main() -> None:
         groups[row["set"], row["side"]].append(row)
     for (data, side), runs in sorted(groups.items()):
         _, metric = TASKS[data]
-        values = ", ".join(f"{100 * row[metric]:.1f}" for row in runs)
-        print(f"{data:9} {side:8} {metric} {values} %   {mean(row['wall'] for row in runs):.0f} s a run")
+        values, blind = (", ".join(f"{100 * row[key]:.1f}" for row in runs) for key in (metric, f"{metric}/constant"))
+        wall = mean(row["wall"] for row in runs)
+        print(f"{data:9} {side:8} {metric} {values} % (blind {blind})   {wall:.0f} s a run")
 
 
 if __name__ == "__main__":
