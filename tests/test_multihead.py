@@ -408,8 +408,9 @@ def test_all_that_is_wrong_with_the_cells_is_told_with_their_rows(tmp_path):
     assert "width: not a number, as 1.5 is: row 14" in said and "'wide'" in said and "row 16" in said
     assert "row 15" not in said
     (tmp_path / "levels").mkdir()
-    said = refused(tmp_path / "levels", [*GOOD, "8.png,train,a,1,x,five"])
+    said = refused(tmp_path / "levels", [*GOOD, "8.png,train,,1,x,five"])
     assert "dots: no level of task.heads.dots.order=['one', 'two', 'three', 'four']: row 14" in said
+    assert "'five'" in said, "though another cell is empty"
 
 
 def test_all_columns_that_teach_nothing_are_told_at_once(tmp_path):
