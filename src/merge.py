@@ -174,9 +174,7 @@ def main() -> int:
             bounds = "" if low is None else f"  (95 % interval {low:.4f} – {high:.4f}, over the folds)"
             print(f"{key:24} {value:.4f}{bounds}")
     if not any(key.startswith("oof/") for key in said):
-        print(
-            "Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept."
-        )
+        print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
     return 0
 
 

@@ -41,13 +41,16 @@ def confusion(rows: Rows, classes: tuple[str, ...], place: Any = None) -> Any:
 def scatter(rows: Rows, classes: tuple[str, ...], place: Any = None) -> Any:
     """Predicted over true numbers, in units of their range where there are several, with the line of equality."""
     figure, axes = _one(5, 5, place)
+    several, start = len(classes) > 1, 0.0
     for name in classes:
-        suffix = f"/{name}" if len(classes) > 1 else ""
+        suffix = f"/{name}" if several else ""
         true, found = (torch.tensor([float(row[key + suffix]) for row in rows]) for key in ("target", "prediction"))
-        low, wide = (true.min(), (true.max() - true.min()).clamp(min=1e-12)) if suffix else (0.0, 1.0)
+        low, wide = (true.min(), (true.max() - true.min()).clamp(min=1e-12)) if several else (0.0, 1.0)
+        start = start if several else float(true.mean())  # the axes are to show the numbers, and need not show 0
         axes.plot((true - low) / wide, (found - low) / wide, ".", alpha=0.4, label=name)
-    axes.axline((0, 0), slope=1, color="grey", linewidth=1)
-    axes.set(xlabel="true", ylabel="predicted", title="Test images")
+    axes.axline((start, start), slope=1, color="grey", linewidth=1)
+    unit = ", from the least true one (0) to the largest (1)" if several else ""
+    axes.set(xlabel=f"true{unit}", ylabel="predicted", title="Test images")
     axes.legend()
     return figure
 
@@ -69,9 +72,10 @@ def chances(rows: Rows, classes: tuple[str, ...], place: Any = None, *, separato
 def similarities(rows: Rows, classes: tuple[str, ...], place: Any = None) -> Any:
     """How near the nearest image is: where it is of the same class, and where it is not."""
     figure, axes = _one(7, 4, place)
+    least = min((float(row["similarity"]) for row in rows), default=-1.0)
     for colour, right, said in (("tab:blue", True, "same class"), ("tab:red", False, "another class")):
         found = [float(row["similarity"]) for row in rows if (row["prediction"] == row["target"]) == right]
-        axes.hist(found, bins=40, range=(-1, 1), color=colour, alpha=0.6, label=f"{said}: {len(found)}")
+        axes.hist(found, bins=40, range=(least, 1), color=colour, alpha=0.6, label=f"{said}: {len(found)}")
     axes.set(xlabel="cosine of the nearest image", ylabel="images", title="Test images and their nearest neighbours")
     axes.legend()
     return figure
