@@ -197,7 +197,11 @@ class Task:
     doubts: Callable[..., list[tuple[int, dict[str, Any]]]] | None = None
     # (logits out of fold, target) -> the images whose label the others contradict, the surest first, and what they say
     parts: tuple[Part, ...] = ()  # where the target is several of different kinds
-    figure: Callable[..., Any] | None = None  # (rows of predictions.csv, classes) -> a picture for TensorBoard
+    alone: Callable[..., list[tuple[str, Task, torch.Tensor, torch.Tensor]]] | None = None
+    # (logits, target) -> each part of which these images tell something: its name, the task that it would be alone, and
+    # its logits and targets, of the images that have its label
+    figure: Callable[..., Any] | None = None
+    # (rows of predictions.csv, classes) -> a picture for TensorBoard; of a part also (…, the figure to draw it into)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Merges the folds of a sweep, without Hydra or Lightning: python -m src.merge SWEEP_DIR after -m data.fold=0,1,2,3,4.
 
 Writes SWEEP_DIR/merged/: oof.csv (each image of train and val, by the model that did not learn it), predictions.csv (of
-test, the mean over the folds), metrics.json (both, and the mean over the folds with its 95 % interval).
+test, the mean over the folds), metrics.json (both, and the mean over the folds with its 95 % interval). Embeddings and
+masks have metrics.json alone.
 """
 
 from __future__ import annotations
@@ -79,48 +80,54 @@ def _averaged(parts: list[torch.Tensor], target: str) -> torch.Tensor:
 
 
 def merge(sweep: Path) -> dict[str, float]:
+    """Of embeddings and masks only the metrics: two embeddings have no mean, and the masks of val are not kept."""
     folds = runs(sweep)
     facts = [json.loads((fold / "model" / "model.json").read_text(encoding="utf-8")) for fold in folds]
     first = facts[0]
     for fold, other in zip(folds, facts, strict=True):
         if (other["classes"], other["task"]) != (first["classes"], first["task"]):
             raise ConfigError(f"{fold} has other classes or another task than {folds[0]}. Merge runs of one sweep.")
-    task, labels = make(first["task"])(classes=tuple(first["classes"])), make(first["labels"])
-    if task.embeds:
-        raise ConfigError(
-            f"{sweep}: each fold has an embedding of its own, and no mean of them means anything.\n"
-            "Take one fold's model, or compare the folds by their metrics.json."
-        )
-    held = [read(fold / "predictions_val.csv") for fold in folds]
+    _refuse_overlaps(folds)
+    task, said, out = make(first["task"])(classes=tuple(first["classes"])), over(folds), sweep / "merged"
+    out.mkdir(exist_ok=True)
+    if not (task.embeds or task.dense):
+        labels, tuned = make(first["labels"]), _mean([fact.get("tuned", {}) for fact in facts])
+        held = [read(fold / "predictions_val.csv") for fold in folds]
+        each = torch.cat([logits(rows, task, fact) for rows, fact in zip(held, facts, strict=True)])
+        found = _write(out / "oof.csv", [row for rows in held for row in rows], each, task, labels, first, tuned)
+        said = {f"oof/{key}": value for key, value in found.items()} | said
+        if all((fold / "predictions.csv").is_file() for fold in folds):
+            tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
+            if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
+                raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
+            parts = [logits(rows, task, fact) for rows, fact in zip(tested, facts, strict=True)]
+            found = _write(out / "predictions.csv", tested[0], averaged(parts, task), task, labels, first, tuned)
+            said |= {f"test/{key}": value for key, value in found.items()}
+    folder.write(out / "metrics.json", json.dumps(said, indent=1))
+    return said
+
+
+def _refuse_overlaps(folds: list[Path]) -> None:
     seen: dict[str, Path] = {}
-    for fold, rows in zip(folds, held, strict=True):
-        if twice := next((row["path"] for row in rows if row["path"] in seen), None):
+    for fold in folds:
+        mine = [row["path"] for row in read(fold / "split.csv") if row["split"] == "val"]
+        if twice := next((path for path in mine if path in seen), None):
             raise DataError(
                 f"{twice} is in val of {seen[twice]} and of {fold}: these are not folds of one division.\n"
                 "Name a folder that holds one run for each data.fold, of one data.split_seed."
             )
-        seen |= {row["path"]: fold for row in rows}
-    tuned, out = _mean([fact.get("tuned", {}) for fact in facts]), sweep / "merged"
-    whole = [row for rows in held for row in rows]
-    each = torch.cat([logits(rows, task, fact) for rows, fact in zip(held, facts, strict=True)])
-    found = _write(out / "oof.csv", whole, each, task, labels, first, tuned)
-    said = {f"oof/{key}": value for key, value in found.items()}
-    measured = [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
+        seen |= dict.fromkeys(mine, fold)
+
+
+def over(folds: list[Path]) -> dict[str, float]:
+    """The mean of each metric over the folds, and its 95 % interval."""
+    said, measured = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
     for key in sorted(set.intersection(*(set(m) for m in measured))):
         values = [m[key] for m in measured]
         if key.startswith(("val/", "test/")) and not key.endswith(("/images", *ASIDE)) and None not in values:
             half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
             said |= {f"folds/{key}": mean(values), f"folds/{key}/low": mean(values) - half}
             said[f"folds/{key}/high"] = mean(values) + half
-    if all((fold / "predictions.csv").is_file() for fold in folds):
-        tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
-        if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
-            raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
-        parts = [logits(rows, task, fact) for rows, fact in zip(tested, facts, strict=True)]
-        mixed = averaged(parts, task)
-        found = _write(out / "predictions.csv", tested[0], mixed, task, labels, first, tuned)
-        said |= {f"test/{key}": value for key, value in found.items()}
-    folder.write(out / "metrics.json", json.dumps(said, indent=1))
     return said
 
 
@@ -138,7 +145,6 @@ def _write(
 ) -> dict[str, float]:
     """The table of these images, by their logits `found`; -> its metrics, where there are labels."""
     columns = [key for key in rows[0] if key == "target" or key.startswith("target/")]
-    file.parent.mkdir(exist_ok=True)
     said = task.decode(found, **tuned)
     with file.open("w", newline="", encoding="utf-8") as stream:
         out = csv.DictWriter(stream, ["path", *columns, *said[0]])
@@ -167,6 +173,8 @@ def main() -> int:
             low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
             bounds = "" if low is None else f"  (95 % interval {low:.4f} – {high:.4f}, over the folds)"
             print(f"{key:24} {value:.4f}{bounds}")
+    if not any(key.startswith("oof/") for key in said):
+        print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
     return 0
 
 

@@ -64,12 +64,12 @@ def last_screen(home: RunFolder) -> None:
     metrics, state = home.metrics(), home.state()
     intervals = [k.removesuffix("/low") for k in metrics if k.endswith("/low")]
     print()
+    if intervals and not state.get("beaten", True):
+        print("NOT BETTER than the best answer that does not look at the images: they may not show what is asked.")
     for name in intervals:
-        split = name.partition("/")[0]
-        seen, there = int(metrics[f"{split}/images"]), state["images"][split]
+        split, images = name.partition("/")[0], f"{name.rpartition('/')[0]}/images"
+        seen, there = int(metrics[images]), state["images"][split]
         value, low, high = (_said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
-        if not state.get("beaten", True):
-            print("NOT BETTER than the best answer that does not look at the images: they may not show what is asked.")
         print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
         if f"{name}/constant" in metrics:
             print(f"blind answer  {_said(name, metrics[f'{name}/constant'])}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,15 +19,26 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
 @dataclass
 class Zygote:
     process: subprocess.Popen
     log: Path
 
-    def run(self, *argv: str, fault: dict | None = None, seed: int = 0) -> int:
-        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed)."""
+    def run(self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1) -> int:
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). ranks: in so
+        many, as Lightning's launcher would start them; the words must name the run_dir."""
         self.log.write_text("")
-        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log)}
+        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": []}
+        if ranks > 1:
+            where = next(word.partition("=")[2] for word in argv if word.startswith("run_dir="))
+            common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "FINETUNE_RUN_DIR": where}
+            job["ranks"] = [{**common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(ranks)]
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())

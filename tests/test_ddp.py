@@ -2,7 +2,6 @@
 
 import csv
 import json
-import socket
 import subprocess
 import sys
 
@@ -15,7 +14,7 @@ from src.data.transforms import evaluation
 from src.models.network import load_model
 from src.tasks.multiclass import multiclass
 from tests import made
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +23,6 @@ def train(how: list[str], words: list[str]) -> str:
     done = subprocess.run([sys.executable, *how, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def free_port() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module", params=["launcher", "torchrun"])

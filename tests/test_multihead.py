@@ -3,7 +3,9 @@
 import json
 import math
 import signal
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from src.contracts import ConfigError, DataError
 from src.data.table import split_table, table
 from src.factory import make
 from src.mixed_labels import Mixed
-from src.stats import gain, interval, metric
+from src.stats import bootstrap, gain, interval, metric
 from tests import made
 from tests.test_tasks import NET, found, listing, rows
 from tests.yamls import node
@@ -92,6 +94,31 @@ def test_each_head_of_a_table_with_holes_is_right_in_its_own_words_and_units(ran
     assert said["test/width/rmse"] == pytest.approx(math.sqrt(sum(errors) / len(errors)), rel=1e-3)
     assert {row["prediction/dots"] for row in predicted} <= set(LEVELS)
     assert "shape: multiclass of 3, known of " in (ran / "recipe.md").read_text()
+
+
+@pytest.mark.slow
+def test_each_head_has_an_interval_a_blind_answer_and_a_picture_of_its_own(ran):
+    said, tested = found(ran), rows(ran / "predictions.csv")
+    train = [row for row in rows(ran.parent / "images" / "table.csv") if row["split"] == "train"]
+    for key in ("shape/acc", "width/rmse", "tags/map_macro", "dots/qwk"):
+        low, value, high = (said[f"test/{key}{end}"] for end in ("/low", "", "/high"))
+        assert low < value < high or low <= value == high == 1, key
+    known = [row for row in tested if row["target/shape"]]
+    assert said["test/shape/images"] == len(known) < len(tested)
+    right = torch.tensor([float(row["prediction/shape"] == row["target/shape"]) for row in known])
+    assert (said["test/shape/acc/low"], said["test/shape/acc/high"]) == pytest.approx(bootstrap(right), abs=1e-6)
+    most = Counter(row["shape"] for row in train if row["shape"]).most_common(1)[0][0]
+    assert said["test/shape/acc/constant"] == pytest.approx(sum(r["target/shape"] == most for r in known) / len(known))
+    mean = fmean(float(row["width"]) for row in train if row["width"])
+    off = [(float(row["target/width"]) - mean) ** 2 for row in tested if row["target/width"]]
+    assert said["test/width/rmse/constant"] == pytest.approx(math.sqrt(fmean(off)), rel=1e-3)
+    classes = tuple(json.loads((ran / "model" / "model.json").read_text())["classes"])
+    drawn = task_of(None, classes=classes).figure(tested, classes)
+    titles = [place.get_suptitle() for place in drawn.subfigs]
+    assert titles[0] == f"shape, of {len(known)} images" and [title.split(",")[0] for title in titles] == list(HEADS)
+    (axes,) = drawn.subfigs[0].axes
+    assert sum(int(text.get_text()) for text in axes.texts) == len(known)
+    assert sum(len(line.get_xdata()) for line in drawn.subfigs[1].axes[0].lines) - 2 == len(off)
 
 
 @pytest.mark.slow
@@ -381,8 +408,9 @@ def test_all_that_is_wrong_with_the_cells_is_told_with_their_rows(tmp_path):
     assert "width: not a number, as 1.5 is: row 14" in said and "'wide'" in said and "row 16" in said
     assert "row 15" not in said
     (tmp_path / "levels").mkdir()
-    said = refused(tmp_path / "levels", [*GOOD, "8.png,train,a,1,x,five"])
+    said = refused(tmp_path / "levels", [*GOOD, "8.png,train,,1,x,five"])
     assert "dots: no level of task.heads.dots.order=['one', 'two', 'three', 'four']: row 14" in said
+    assert "'five'" in said, "though another cell is empty"
 
 
 def test_all_columns_that_teach_nothing_are_told_at_once(tmp_path):

@@ -135,6 +135,32 @@ def test_a_run_resumes_to_the_same_bits_with_what_its_loss_has_learnt(zygote, ro
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "part" / name).read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["retrieval", "segmentation"])
+def test_of_folds_that_have_no_mean_the_metrics_are_merged(zygote, tmp_path, task):
+    from src.merge import merge
+
+    if task == "retrieval":
+        made.scribbles(tmp_path / "images", classes=8, each=5)
+        values = []
+    else:
+        made.shapes(tmp_path / "images", n=20)
+        values = ["task.labels.values={ground: 0, block: 100, line: 200}"]
+    common = [word for word in words(tmp_path / "images", tmp_path / "run") if not word.startswith(("run_dir", "task"))]
+    sweep = ["name=sweep", f"paths.logs={tmp_path}", "data.folds=2", "data.fold=0,1", "trainer.max_epochs=1"]
+    told = zygote.run("-m", *common, *sweep, *values, f"task={task}", "recipe=off", "data.batch_size=8")
+    assert told == 0, zygote.screen
+    said, name = merge(tmp_path / "sweep"), {"retrieval": "recall_at_1", "segmentation": "miou"}[task]
+    folds = [json.loads((file.parent / "metrics.json").read_text()) for file in (tmp_path / "sweep").glob("*/run.json")]
+    assert said[f"folds/test/{name}"] == pytest.approx(np.mean([fold[f"test/{name}"] for fold in folds]))
+    assert said[f"folds/val/{name}/low"] <= said[f"folds/val/{name}"] and not any(k.startswith("oof/") for k in said)
+    assert sorted(file.name for file in (tmp_path / "sweep" / "merged").iterdir()) == ["metrics.json"]
+    first, second = (file.parent for file in (tmp_path / "sweep").glob("*/run.json"))
+    (second / "split.csv").write_bytes((first / "split.csv").read_bytes())
+    with pytest.raises(DataError, match="is in val of .* not folds of one division"):
+        merge(tmp_path / "sweep")
+
+
 REFUSED = {
     "a loss of classes": (["loss=cross_entropy"], 2, "cannot take the targets of task=retrieval"),
     "no pairs in a batch": (["loss=supcon"], 2, "Set data.per_class=4"),

@@ -183,10 +183,11 @@ def test_the_blind_answer_is_as_good_as_without_a_spread(name, monitor):
     assert metric(of, blind, y) == pytest.approx(metric(plain, other, y), rel=1e-5)
 
 
-def run(zygote, folder: Path, *more: str) -> int:
+def run(zygote, folder: Path, *more: str, **how) -> int:
     words = ["data=csv", f"data.root={folder / 'images'}", "data.table=table.csv", "task=regression", "logger=[csv]"]
-    places = [f"run_dir={folder / 'run'}", f"paths.cache={folder / 'cache'}", "model.name=test_byobnet.glyphs"]
-    return zygote.run(*words, *places, "trainer.accelerator=cpu", *more)
+    places = [f"paths.cache={folder / 'cache'}", "model.name=test_byobnet.glyphs", "trainer.accelerator=cpu"]
+    home = [] if any(word.startswith("run_dir=") for word in more) else [f"run_dir={folder / 'run'}"]
+    return zygote.run(*words, *places, *home, *more, **how)
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -216,6 +217,22 @@ def test_a_run_gives_an_interval_in_the_units_of_its_table_wider_for_what_is_unc
     for row in tested:
         for key in (key for key in row if key.startswith(("prediction", "low", "high"))):
             assert float(again[row["path"]][key]) == pytest.approx(float(row[key]), rel=1e-3, abs=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
+def test_a_killed_run_resumes_to_the_same_bit(zygote, tmp_path, loss):
+    made.noisy(tmp_path / "images", n=60)
+    words = ["recipe=off", "data.batch_size=8", "trainer.max_epochs=2", "callbacks.last.every_n_train_steps=2"]
+    common = [*words, f"loss={loss}", "data.columns.target=[target,minus]"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(zygote, tmp_path, *common, f"run_dir={whole}") == 0, zygote.screen
+    assert run(zygote, tmp_path, *common, f"run_dir={cut}", fault={"at": "step", "n": 6, "number": 9}) == -9
+    assert zygote.run(f"resume={cut}", seed=99) == 0, zygote.screen
+    assert 0 < zygote.screen.count("a training step") < 10
+    for name in ("metrics.csv", "metrics.json", "predictions.csv", "model/weights.safetensors"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    assert "tuned" in json.loads((cut / "run.json").read_text())
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """A process that has imported everything and does nothing but fork: each job is a real process, ten seconds sooner.
 
-Reads one JSON job a line, {"argv", "fault", "seed", "log"}, and answers with the exit code of a child that ran it.
-A fault is {"at": place, "n": how often it is passed before, "number": of the signal}.
+Reads one JSON job a line, {"argv", "fault", "seed", "log", "ranks"}, and answers with the exit code of a child that ran
+it; where `ranks` has an environment for each of several, they are started together, and the answer is the first that is
+not 0. A fault is {"at": place, "n": how often it is passed before, "number": of the signal}.
 """
 
 import json
@@ -69,25 +70,33 @@ def main() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                child(json.loads(line))
-                code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-            except BaseException:
-                import traceback
+        job = json.loads(line)
+        children = [start(job, environment) for environment in job.get("ranks") or [{}]]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        print(json.dumps(next(filter(None, codes), 0)), flush=True)
 
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+def start(job: dict, environment: dict[str, str]) -> int:
+    """-> the child's process id"""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.environ |= environment
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            child(job)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return pid
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def _collect(
             target = (posixpath.normpath(target[0]),)
         if wrong := _fault(path, name, group) or unread or fault_of(path):
             shown = repr(split) if wrong.startswith("split") else repr(path)
-            shown += f": {', '.join(map(repr, target))}" if wrong == unread and all(target) else ""
+            shown += f": {', '.join(map(repr, target))}" if wrong == unread and any(target) else ""
             faults[wrong].append(f"row {number} ({shown})")
             continue
         path = posixpath.normpath(path)

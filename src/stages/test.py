@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from src import folder
-from src.contracts import Run
+from src.contracts import Run, Task
 from src.stages.draw import masks
 from src.stages.predict import measure, predictions, table
 from src.stats import interval, metric
@@ -34,15 +34,27 @@ def test(run: Run) -> None:
     if not run.source.splits["test"].labelled:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
-    headline = run.task.monitor.removeprefix("val/")
+    blind = blindly(run, logits, target)
     found = measure(run, "test", logits, target)
-    if bounds := interval(run.task, logits, target, run.cfg["seed"]):
-        found |= {f"test/{headline}/low": bounds[0], f"test/{headline}/high": bounds[1]}
-        blind = metric(run.task, blindly(run, logits, target), target) or 0.0
-        found[f"test/{headline}/constant"] = blind
-        better = found[f"test/{headline}"] > blind if run.task.mode == "max" else found[f"test/{headline}"] < blind
+    found |= judged(run.task, logits, target, blind, run.cfg["seed"], "test/")
+    headline = f"test/{run.task.monitor.removeprefix('val/')}"
+    if (value := found.get(f"{headline}/constant")) is not None:
+        better = found[headline] > value if run.task.mode == "max" else found[headline] < value
         run.home.update(beaten=better)
+    if of := run.task.alone:
+        for (name, task, z, t), (_, _, b, _) in zip(of(logits, target), of(blind, target), strict=True):
+            found |= judged(task, z, t, b, run.cfg["seed"], f"test/{name}/") | {f"test/{name}/images": len(t)}
     run.home.add_metrics(found)
+
+
+def judged(
+    task: Task, logits: torch.Tensor, target: torch.Tensor, blind: torch.Tensor, seed: int, where: str
+) -> dict[str, float]:
+    """The interval of the monitored metric, and what the answer has that does not look at the images."""
+    key, bounds = where + task.monitor.removeprefix("val/"), interval(task, logits, target, seed)
+    if bounds is None:
+        return {}
+    return {f"{key}/low": bounds[0], f"{key}/high": bounds[1], f"{key}/constant": metric(task, blind, target) or 0.0}
 
 
 def array(embeddings: torch.Tensor) -> bytes:

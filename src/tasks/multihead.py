@@ -13,6 +13,7 @@ import torch
 from src.contracts import Part, Task
 from src.mixed_labels import checked, own, parts
 from src.tasks.beside import One, close, mix, solve, weigh
+from src.tasks.figures import beside
 from src.tasks.multiclass import multiclass
 from src.tasks.multilabel import multilabel
 from src.tasks.ordinal import ordinal
@@ -40,6 +41,13 @@ def tune(logits: torch.Tensor, target: torch.Tensor, heads: Sequence[One]) -> di
             assert one.task.tune is not None
             told[one.part.name] = one.task.tune(found, true)
     return {"tuned": told}
+
+
+def alone(
+    logits: torch.Tensor, target: torch.Tensor, heads: Sequence[One]
+) -> list[tuple[str, Task, torch.Tensor, torch.Tensor]]:
+    read = [(one.part.name, one.task, *one.read(logits, target)) for one in heads]
+    return [part for part in read if len(part[3])]
 
 
 def doubts(logits: torch.Tensor, target: torch.Tensor, heads: Sequence[One]) -> list[tuple[int, dict[str, Any]]]:
@@ -110,6 +118,8 @@ def multihead(
         tune=partial(tune, heads=ones),
         doubts=partial(doubts, heads=ones),
         parts=tuple(one.part for one in ones),
+        alone=partial(alone, heads=ones),
+        figure=lambda rows, classes: beside(rows, [(one.part.name, one.part.classes, one.task.figure) for one in ones]),
     )
 
 
