@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.replan import Plan, read
 from src.sam import SAM
 from src.stats import confusions
 
@@ -55,14 +56,18 @@ class Module(pl.LightningModule):
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
-        self.pace: Callable[[int], float] = lambda step: step  # update -> place in the schedule; a deadline hurries it
+        self.plan: Plan | None = None  # of a resumed fit, until it is known how many updates it shall have
+        self.pace: Callable[[float], float] = lambda step: step  # update -> place in the schedule; deadlines hurry it
         self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
     def configure_optimizers(self) -> Any:
         optimizer = self.stepper(self.groups)
-        factor = self.schedule(total=int(self.trainer.estimated_stepping_batches))
+        ends = int(self.trainer.estimated_stepping_batches)
+        self.plan = self.plan.to(ends, *self.reached) if self.plan else Plan(ends, ends)
+        self.pace = self.plan
+        factor = self.schedule(total=self.plan.total)
         # behind a lambda, since LambdaLR would put the attributes of a callable object into the checkpoint
         return [optimizer], [
             {"scheduler": LambdaLR(optimizer, lambda step: factor(self.pace(step))), "interval": "step"}
@@ -182,7 +187,9 @@ class Module(pl.LightningModule):
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.plan is not None
         checkpoint["model"] = self.facts
+        checkpoint["plan"] = {**self.plan.plain(), "place": float(self.pace(self.trainer.global_step))}
         checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -194,3 +201,5 @@ class Module(pl.LightningModule):
                 f"Resume it with {was}, or start a new run from its weights with init_from."
             )
         self.train_loss = dict(checkpoint["train_loss"][self.global_rank])
+        if said := checkpoint.get("plan"):
+            self.plan, self.reached = read(said), (checkpoint["global_step"], said["place"])
