@@ -30,7 +30,7 @@ class Module(pl.LightningModule):
     loss: (logits, batch) -> scalar. groups: network -> optimizer groups, and freezes the rest. optimizer: groups ->
     Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
-    value or agc, by trainer.gradient_clip_val.
+    value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
     """
 
     def __init__(
@@ -40,19 +40,20 @@ class Module(pl.LightningModule):
         loss: nn.Module,
         groups: Callable[[nn.Module], list[dict[str, Any]]],
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-        schedule: Callable[..., Callable[[int], float]],
+        schedule: Callable[..., Callable[[float], float]],
         seed: int,
         facts: dict[str, Any],
         mix: Any = None,
         penalty: Callable[[Any], Callable[[Any], torch.Tensor] | None] = lambda network: None,
         clip: str = "norm",
+        compiler: str | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
-        self.mix, self.penalty, self.clip = mix, penalty(network), clip
+        self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
@@ -96,6 +97,12 @@ class Module(pl.LightningModule):
             self.loss.train()
             self.repeats = False
 
+    def on_fit_start(self) -> None:
+        """In place, so that the names of the weights stay. Each size of a batch has a graph of its own: with one for
+        all, what is computed would depend on which size came first, and so on where a run was resumed."""
+        if self.compiler:
+            self.network.compile(backend=self.compiler, dynamic=False)
+
     def on_train_start(self) -> None:
         self.network.train()
 
@@ -116,7 +123,14 @@ class Module(pl.LightningModule):
         self.train_loss["images"] += images
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
             self._record({"train/loss_step": float(loss.detach())})
-        return loss
+        return loss * self._share(batch_idx)
+
+    def _share(self, batch_idx: int) -> float:
+        """What Lightning divides the loss by, over the number of batches that this update really has: the last one of
+        an epoch may add up fewer, and all images of an update shall count the same."""
+        wanted = self.trainer.accumulate_grad_batches
+        left = self.trainer.num_training_batches - batch_idx // wanted * wanted
+        return wanted / min(wanted, left)
 
     def mixed(self, batch: Batch) -> Batch:
         """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does."""

@@ -120,6 +120,12 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     return words
 
 
+def saved(home: folder.RunFolder) -> dict[str, Any] | None:
+    """The config of a run, None where it is not decided yet."""
+    found = OmegaConf.load(home.config) if home.config.is_file() else None
+    return plain(found) if isinstance(found, DictConfig) else None
+
+
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
     end = time.monotonic() + seconds

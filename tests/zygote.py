@@ -1,7 +1,7 @@
 """A process that has imported everything and does nothing but fork: each job is a real process, ten seconds sooner.
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log"}, and answers with the exit code of a child that ran it.
-A fault is {"at": place, "n": how often it is passed before, "number": of the signal}.
+A fault is {"at": place, "n": how often it is passed before, "number": of the signal}, or "raises": torch's error.
 """
 
 import json
@@ -14,8 +14,8 @@ import torch
 import src.run  # noqa: F401 (imported here so that the children need not)
 
 
-def plant(at: str, n: int, number: int) -> None:
-    """Sends this process a signal when it has passed a place n times."""
+def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
+    """Sends this process a signal, or raises an error, when it has passed a place n times."""
     from src import checkpoint
     from src.module import Module
 
@@ -30,6 +30,10 @@ def plant(at: str, n: int, number: int) -> None:
     def faulty(*args, **kwargs):
         if at == "save" and ".ckpt" not in str(args[0]):
             return real(*args, **kwargs)
+        if passed[0] == n and raises:
+            raise getattr(torch, raises)(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
+            )
         if passed[0] == n:
             os.kill(os.getpid(), number)
         passed[0] += 1
