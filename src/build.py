@@ -35,6 +35,7 @@ from src.stats import metric
 def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """The images, the task, the network, and what makes the rest of them."""
     hardware.refuse_impossible(cfg)
+    hardware.obey(cfg)
     source = make(cfg["data"]["source"])
     task = task_of(cfg, source)
     names = [f"val/{name}" for name in task.metrics()]
@@ -233,6 +234,7 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}
+    more["compiler"] = hardware.compiler(cfg)
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 
@@ -248,7 +250,9 @@ def loss_of(cfg: dict[str, Any], task: Task, known: dict[str, Any]) -> Any:
 
 def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
     """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
-    words = copy.deepcopy(cfg["trainer"]) | {"gradient_clip_algorithm": "norm"}  # the module clips
+    words = {key: value for key, value in copy.deepcopy(cfg["trainer"]).items() if key not in hardware.OWN}
+    words |= {"gradient_clip_algorithm": "norm"}  # the module clips
+    words |= {"inference_mode": False} if cfg["trainer"]["compile"] else {}  # it would be compiled once more
     limits = {name: words[f"limit_{name}_batches"] for name in ("val", "test")}
     limits["train"] = words["limit_train_batches"]
     if split:
@@ -275,6 +279,7 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
     """What model.json says of a network beside its weights."""
     fixed = {
         "candidates": None,
+        "grad_checkpointing": False,
         "pretrained": False,
         "weights": None,
         "image_size": spec.size[0],

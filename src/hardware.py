@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import shutil
 import time
 from contextlib import suppress
 from functools import cache
@@ -13,6 +15,9 @@ from typing import Any
 import torch
 
 from src.contracts import ConfigError
+
+# What is said with the flags of Lightning's Trainer, and is not for it.
+OWN = ("effective_batch", "auto_batch", "compile", "matmul_precision")
 
 
 def fast_bf16() -> bool:
@@ -54,6 +59,12 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs.\n"
             f"Set trainer.devices={torch.cuda.device_count()} or trainer.devices=auto."
         )
+    if compiler(cfg) == "inductor" and not _can_compile(where):
+        raise ConfigError(
+            f"trainer.compile={str(words['compile']).lower()}: torch's compiler needs "
+            f"{'triton' if where == 'gpu' else 'a C++ compiler (g++ or $CXX)'}, and there is none here.\n"
+            "Install it, or leave trainer.compile out."
+        )
     _refuse_flags(cfg)
     precision = str(words["precision"])
     if where == "cpu" and "bf16" in precision and not fast_bf16():
@@ -69,6 +80,56 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             "unscales the gradients itself, after they would have been clipped.\n"
             "Set optimizer.fused=false, or trainer.precision=bf16-mixed."
         )
+
+
+def compiler(cfg: dict[str, Any]) -> str | None:
+    """The backend of torch.compile; `auto` has been answered when a network is trained, and is none before."""
+    asked = cfg["trainer"]["compile"]
+    return "inductor" if asked is True else None if asked in (False, "auto") else asked
+
+
+def _can_compile(where: str) -> bool:
+    if where == "gpu":
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+
+
+def obey(cfg: dict[str, Any]) -> None:
+    """What torch keeps for the whole process."""
+    if accelerator(cfg) == "gpu":
+        torch.set_float32_matmul_precision(cfg["trainer"]["matmul_precision"])
+
+
+def ranks(cfg: dict[str, Any]) -> int:
+    """How many processes train."""
+    words, count = cfg["trainer"], cfg["trainer"]["devices"]
+    if count in ("auto", -1):
+        count = torch.cuda.device_count() if accelerator(cfg) == "gpu" else 1
+    return words["num_nodes"] * (len(count) if isinstance(count, list) else int(count))
+
+
+def too_large(error: BaseException, cfg: dict[str, Any]) -> str:
+    """What to do where the memory was not enough; '' for any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        return ""
+    words, size, side = cfg["trainer"], cfg["data"]["batch_size"], cfg["model"].get("image_size")
+    told = " ".join(str(error).split(". ")[:2]).strip()
+    half = max(size // 2, 1)
+    effective = words["effective_batch"] or size * words["accumulate_grad_batches"] * ranks(cfg)
+    return (
+        f"Out of memory with data.batch_size={size}, model.image_size={side or 'that of the weights'}, "
+        f"trainer.precision={words['precision']}: {told}.\n"
+        "Any of these needs less, in a new run:\n"
+        f"  data.batch_size={half} trainer.effective_batch={effective}    (the same updates, in smaller pieces)\n"
+        "  model.grad_checkpointing=true    (inner layers are computed again: a third more time)\n"
+        f"  {_smaller(str(words['precision']), side, accelerator(cfg))}"
+    )
+
+
+def _smaller(precision: str, side: int | None, where: str) -> str:
+    if where == "gpu" and precision.startswith("32"):
+        return "trainer.precision=bf16-mixed    (half the memory of what lies between the layers)"
+    return f"model.image_size={32 * max(side // 48, 1) if side else 128}    (smaller images)"
 
 
 def _refuse_flags(cfg: dict[str, Any]) -> None:

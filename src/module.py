@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.replan import Plan, read
 from src.sam import SAM
 from src.stats import confusions
 
@@ -29,7 +30,7 @@ class Module(pl.LightningModule):
     loss: (logits, batch) -> scalar. groups: network -> optimizer groups, and freezes the rest. optimizer: groups ->
     Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
-    value or agc, by trainer.gradient_clip_val.
+    value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
     """
 
     def __init__(
@@ -39,30 +40,35 @@ class Module(pl.LightningModule):
         loss: nn.Module,
         groups: Callable[[nn.Module], list[dict[str, Any]]],
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-        schedule: Callable[..., Callable[[int], float]],
+        schedule: Callable[..., Callable[[float], float]],
         seed: int,
         facts: dict[str, Any],
         mix: Any = None,
         penalty: Callable[[Any], Callable[[Any], torch.Tensor] | None] = lambda network: None,
         clip: str = "norm",
+        compiler: str | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
-        self.mix, self.penalty, self.clip = mix, penalty(network), clip
+        self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
-        self.pace: Callable[[int], float] = lambda step: step  # update -> place in the schedule; a deadline hurries it
+        self.plan: Plan | None = None  # of a resumed fit, until it is known how many updates it shall have
+        self.pace: Callable[[float], float] = lambda step: step  # update -> place in the schedule; deadlines hurry it
         self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
     def configure_optimizers(self) -> Any:
         optimizer = self.stepper(self.groups)
-        factor = self.schedule(total=int(self.trainer.estimated_stepping_batches))
+        ends = int(self.trainer.estimated_stepping_batches)
+        self.plan = self.plan.to(ends, *self.reached) if self.plan else Plan(ends, ends)
+        self.pace = self.plan
+        factor = self.schedule(total=self.plan.total)
         # behind a lambda, since LambdaLR would put the attributes of a callable object into the checkpoint
         return [optimizer], [
             {"scheduler": LambdaLR(optimizer, lambda step: factor(self.pace(step))), "interval": "step"}
@@ -91,6 +97,12 @@ class Module(pl.LightningModule):
             self.loss.train()
             self.repeats = False
 
+    def on_fit_start(self) -> None:
+        """In place, so that the names of the weights stay. Each size of a batch has a graph of its own: with one for
+        all, what is computed would depend on which size came first, and so on where a run was resumed."""
+        if self.compiler:
+            self.network.compile(backend=self.compiler, dynamic=False)
+
     def on_train_start(self) -> None:
         self.network.train()
 
@@ -111,7 +123,14 @@ class Module(pl.LightningModule):
         self.train_loss["images"] += images
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
             self._record({"train/loss_step": float(loss.detach())})
-        return loss
+        return loss * self._share(batch_idx)
+
+    def _share(self, batch_idx: int) -> float:
+        """What Lightning divides the loss by, over the number of batches that this update really has: the last one of
+        an epoch may add up fewer, and all images of an update shall count the same."""
+        wanted = self.trainer.accumulate_grad_batches
+        left = self.trainer.num_training_batches - batch_idx // wanted * wanted
+        return wanted / min(wanted, left)
 
     def mixed(self, batch: Batch) -> Batch:
         """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does."""
@@ -182,7 +201,9 @@ class Module(pl.LightningModule):
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.plan is not None
         checkpoint["model"] = self.facts
+        checkpoint["plan"] = {**self.plan.plain(), "place": float(self.pace(self.trainer.global_step))}
         checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -194,3 +215,5 @@ class Module(pl.LightningModule):
                 f"Resume it with {was}, or start a new run from its weights with init_from."
             )
         self.train_loss = dict(checkpoint["train_loss"][self.global_rank])
+        if said := checkpoint.get("plan"):
+            self.plan, self.reached = read(said), (checkpoint["global_step"], said["place"])

@@ -103,9 +103,10 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
             yield Decision("callbacks.deadline.seconds", round(seconds, 1), reason)
     if not _given("trainer.max_epochs", given):
         yield Decision("trainer.max_epochs", epochs, why)
-    size = cfg["data"]["batch_size"]
+    size, effective = cfg["data"]["batch_size"], cfg["trainer"].get("effective_batch")
     if not _given("data.batch_size", given):
         size, why = _batch_size(facts, epochs or 1)
+        size = math.gcd(size, effective) if effective else size  # which is then reached by adding up whole batches
         yield Decision("data.batch_size", size, why)
     if (
         facts.probed
@@ -118,7 +119,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
     if layered and whole:
         yield Decision("finetune", "llrd", "all layers learn, the first ones slowest")
-    updates = math.ceil(facts.images / size) * (epochs or 1)
+    updates = math.ceil(facts.images / (effective or size)) * (epochs or 1)
     settles = size >= 16 and updates >= SETTLES
     if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
         few = "a short run would only replace good statistics by those of a few distorted images"

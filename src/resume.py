@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import checkpoint, folder, hardware, world
+from src import checkpoint, folder, hardware, replan, world
 from src.contracts import ConfigError, DataError
 
 # What a resumed run may change: it does not touch the result.
@@ -87,7 +87,14 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     if home.config.is_file():
         saved = OmegaConf.load(home.config)
         assert isinstance(saved, DictConfig)
-        _refuse_differences(cfg, saved, home)
+        rows = _differences(cfg, saved, home)
+        ends = [row for row in rows if row[0] in replan.WORDS]
+        _refuse([row for row in rows if row not in ends], home)
+        if ends:
+            asked, was = ({row[0]: row[i] for row in ends} for i in (1, 2))
+            replan.replan(home, plain(saved), asked, was)
+            _take(cfg, saved, replan.WORDS)
+            folder.write(home.config, OmegaConf.to_yaml(saved))
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
         words = moved(plain(saved), saved.run_dir, str(home.path))
@@ -113,6 +120,12 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     return words
 
 
+def saved(home: folder.RunFolder) -> dict[str, Any] | None:
+    """The config of a run, None where it is not decided yet."""
+    found = OmegaConf.load(home.config) if home.config.is_file() else None
+    return plain(found) if isinstance(found, DictConfig) else None
+
+
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
     end = time.monotonic() + seconds
@@ -122,7 +135,7 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict
         time.sleep(0.1)
     saved = OmegaConf.load(home.config)
     assert isinstance(saved, DictConfig)
-    _take(cfg, saved, FREE)
+    _take(cfg, saved, (*FREE, *replan.WORDS))
     return moved(plain(saved), saved.run_dir, str(home.path))
 
 
@@ -139,7 +152,8 @@ def typed() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+def _differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> list[tuple[str, Any, Any]]:
+    """(key, what is asked, what the run has) of the words that are not free."""
     rows = []
     for word in typed():
         if word in home.state()["overrides"]:
@@ -152,6 +166,10 @@ def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFold
             continue
         asked, was = OmegaConf.select(cfg, key), OmegaConf.select(saved, key)
         rows += list(_leaves(key, _container(asked), _container(was)))
+    return rows
+
+
+def _refuse(rows: list[tuple[str, Any, Any]], home: folder.RunFolder) -> None:
     if rows:
         lines = [f"  {key}: in the run {was!r}, asked {asked!r}" for key, asked, was in rows[:20]]
         raise ConfigError(
@@ -159,7 +177,7 @@ def _refuse_differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFold
             + "\n".join(lines)
             + "\nLeave them out to resume; or start a new run from its weights with init_from="
             + str(home.path)
-            + f".\nFree to change: {', '.join(FREE[2:])}."
+            + f".\nFree to change: {', '.join(FREE[2:])}; and the end of the fit: {', '.join(replan.WORDS)}."
         )
 
 

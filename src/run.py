@@ -22,7 +22,9 @@ from src.check import configs
 from src.contracts import ConfigError, DataError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
+from src.settle import settle
 from src.stages import pixels, probe
+from src.stages.find_lr import find_lr
 from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
@@ -30,7 +32,7 @@ from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
 
-STAGES = {stage.__name__: stage for stage in (fit, select, refit, test, report)}
+STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, refit, test, report)}
 
 
 def job(cfg: DictConfig) -> int:
@@ -51,7 +53,7 @@ def job(cfg: DictConfig) -> int:
         if home and world.rank() == 0:
             print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
     except Exception as error:
-        _tell(error)
+        _tell(error, home)
     finally:
         signals.defer(False)
     if home and home.locked and home.state().get("state") == "running":
@@ -70,19 +72,20 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 
-def _tell(error: Exception) -> None:
+def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
     if os.environ.get("DEBUG"):
         traceback.print_exc()
     name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
     hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
-    print(f"\n{name}{error}{hint}", file=sys.stderr)
+    words = resume.saved(home) if home else None
+    print(f"\n{(words and hardware.too_large(error, words)) or f'{name}{error}'}{hint}", file=sys.stderr)
 
 
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
     leader = world.rank() == 0
     with home.lock() if leader else resume.follow(home):
         if leader and not home.config.is_file():
-            cfg = decide(cfg, home)
+            cfg = settle(decide(cfg, home), home)
         words = resume.decide(cfg, home) if leader else resume.read(cfg, home)
         if not set(words["stages"]) - set(home.state()["done"]):
             if leader:

@@ -36,6 +36,7 @@ CHOICES = {
     "finetune": list(configs.groups()["finetune"]),
     "trainer.precision": ["32-true", "bf16-mixed", "64-true"],
     "trainer.gradient_clip_algorithm": ["norm", "value", "agc trainer.gradient_clip_val=0.1"],
+    "model.grad_checkpointing": ["false", "true"],
 }  # fmt: skip
 
 

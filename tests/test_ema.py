@@ -14,6 +14,7 @@ from src import checkpoint
 from src.callbacks.ema import EMA
 from src.checkpoint import averaged
 from src.models.batchnorm import reestimate
+from src.replan import Plan
 from tests.conftest import words
 
 
@@ -21,7 +22,7 @@ def last_weight(updates: int, place: int, **given) -> float:
     """The part that the weights of one place, 0 for the starting weights, have in the average of a whole run."""
     net = nn.Linear(1, 1, bias=False)
     module, trainer = (
-        SimpleNamespace(network=net, pace=lambda step: step),
+        SimpleNamespace(network=net, pace=lambda step: step, plan=Plan(updates, updates)),
         SimpleNamespace(estimated_stepping_batches=updates, global_step=0),
     )
     ema = EMA(**given)

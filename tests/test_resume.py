@@ -180,7 +180,7 @@ def test_a_finished_run_has_nothing_left_to_do(zygote, whole):
         "data.batch_size=4",
         "model.name=test_efficientnet",
         "optimizer=sgd",
-        "trainer.max_epochs=9",
+        "trainer.limit_train_batches=2",
         "seed=3",
         "debug=few",
     ],

@@ -207,9 +207,12 @@ def test_every_trainer_flag_is_in_the_yaml():
 
     from pytorch_lightning import Trainer
 
+    from src import hardware
+
     own = {"self", "logger", "callbacks", "plugins", "model_registry", "limit_predict_batches"}
     listed = set(yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())) - {"_target_", "_partial_"}
-    assert listed == set(inspect.signature(Trainer.__init__).parameters) - own
+    assert listed - set(hardware.OWN) == set(inspect.signature(Trainer.__init__).parameters) - own
+    assert set(hardware.OWN) <= listed
 
 
 def test_the_interval_is_that_of_the_monitored_metric(zygote, small, tmp_path):

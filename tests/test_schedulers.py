@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src.contracts import ConfigError
 from src.factory import make
+from src.replan import Plan
 from tests.yamls import names, node
 
 TOTALS = [1, 2, 3, 10, 397]
@@ -166,7 +167,7 @@ def test_a_deadline_hurries_the_schedule_to_its_end_and_stops_there(monkeypatch)
     clock = {"now": 100.0}
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     trainer = SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
-    module = SimpleNamespace(pace=lambda step: step)
+    module = SimpleNamespace(pace=lambda step: step, plan=Plan(100, 100))
     callback, factor, rates = deadline.Deadline(seconds=10.0), Schedule(cosine, 100, 0.05), []
     callback.on_train_start(trainer, module)
     for step in range(100):
@@ -202,7 +203,8 @@ def test_the_seconds_that_a_resumed_run_has_spent_count():
     first.spent, first.progress = 600.0, 0.7
     again = Deadline(1000.0)
     again.load_state_dict(first.state_dict())
-    module, trainer = SimpleNamespace(pace=None), SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
+    trainer = SimpleNamespace(estimated_stepping_batches=100, should_stop=False)
+    module = SimpleNamespace(pace=lambda step: step, plan=Plan(100, 100))
     again.on_train_start(trainer, module)
     again.on_train_batch_start(trainer, module, None, 0)
     assert again.spent >= 600 and module.pace(10) == pytest.approx(70) and module.pace(80) == 80

@@ -2,7 +2,7 @@
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log", "ranks"}, and answers with the exit code of a child that ran
 it; where `ranks` has an environment for each of several, they are started together, and the answer is the first that is
-not 0. A fault is {"at": place, "n": how often it is passed before, "number": of the signal}.
+not 0. A fault is {"at": place, "n": how often it is passed before, "number": of the signal}, or "raises": torch's error.
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 import src.run  # noqa: F401 (imported here so that the children need not)
 
 
-def plant(at: str, n: int, number: int) -> None:
-    """Sends this process a signal when it has passed a place n times."""
+def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
+    """Sends this process a signal, or raises an error, when it has passed a place n times."""
     from src import checkpoint
     from src.module import Module
 
@@ -31,6 +31,10 @@ def plant(at: str, n: int, number: int) -> None:
     def faulty(*args, **kwargs):
         if at == "save" and ".ckpt" not in str(args[0]):
             return real(*args, **kwargs)
+        if passed[0] == n and raises:
+            raise getattr(torch, raises)(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
+            )
         if passed[0] == n:
             os.kill(os.getpid(), number)
         passed[0] += 1

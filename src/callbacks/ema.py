@@ -40,7 +40,7 @@ class EMA(Callback):
         self.moving: dict[str, Place] = {}
         self.still: dict[str, Place] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.at, begun = trainer.global_step, self.average  # not empty: resumed
         self.average, self.moving, self.still = {}, {}, {}
         for key, live in pl_module.network.state_dict(keep_vars=True).items():
@@ -54,7 +54,7 @@ class EMA(Callback):
         memory = max(self.memory * trainer.estimated_stepping_batches, 1)
         self.most = math.exp(-1 / memory) if self.decay is None else self.decay
         if self.last is not None:
-            self.most, self.begins = 1.0, (1 - self.last) * trainer.estimated_stepping_batches
+            self.most, self.begins = 1.0, (1 - self.last) * pl_module.plan.total
 
     @torch.no_grad()
     def on_train_batch_end(

@@ -193,6 +193,9 @@ RULES: dict[str, Rule] = {
     "trainer.strategy": TEXT | NODE,
     "trainer.strategy.timeout.minutes": number("0 < x"),
     "trainer.precision": one_of(*PRECISIONS, 32, 16, 64),
+    "trainer.matmul_precision": one_of("highest", "high", "medium"),
+    "trainer.compile": BOOL | one_of("auto", "inductor", "aot_eager", "eager"),
+    "trainer.effective_batch": whole("1 <= x") | NULL,
     "trainer.max_epochs": whole("1 <= x") | one_of(-1, None, note=" (no limit)"),
     "trainer.min_epochs": whole("0 <= x") | NULL,
     "trainer.max_steps": whole("1 <= x") | one_of(-1, note=" (no limit)"),
@@ -222,7 +225,8 @@ RULES: dict[str, Rule] = {
 def rule(key: str, default: Any) -> Rule:
     """The rule of a key whose yaml value is `default`."""
     if key == "stages":
-        return Rule(f"a list of {', '.join(default)}", lambda v: isinstance(v, list) and all(x in default for x in v))
+        known = [*default, "find_lr"]
+        return Rule(f"a list of {', '.join(known)}", lambda v: isinstance(v, list) and all(x in known for x in v))
     key = re.sub(r"^loss\.losses\.\w+\.(?!_)", "loss.", key)  # a loss in a sum of several is as it is alone
     for pattern, found in RULES.items():
         if fnmatchcase(key, pattern):

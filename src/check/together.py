@@ -96,11 +96,25 @@ def _training(of: Of) -> Iterator[str]:
             "ratio of a unit's gradient to its weights, and this clips nothing.\n  "
             "Set trainer.gradient_clip_val to 0.01 … 0.16."
         )
-    if str(of("optimizer._target_")).endswith(".SAM"):
+    adds = f"trainer.accumulate_grad_batches={of('trainer.accumulate_grad_batches')}"
+    if of("trainer.effective_batch") is not None:
         if of("trainer.accumulate_grad_batches") != 1:
             yield (
-                f"optimizer=sam trainer.accumulate_grad_batches={of('trainer.accumulate_grad_batches')}\n  Its second "
-                "look would be at the last of these batches alone. Leave out one of the two."
+                f"trainer.effective_batch={of('trainer.effective_batch')} {adds}\n  The one follows from the other and "
+                "data.batch_size. Leave out one of the two."
+            )
+        adds = f"trainer.effective_batch={of('trainer.effective_batch')}"
+    if of("model.grad_checkpointing") and of("trainer.compile"):
+        yield (
+            f"model.grad_checkpointing=true trainer.compile={said(of('trainer.compile'))}\n  A compiled network "
+            "decides itself what it computes again. Leave out one of the two."
+        )
+    if str(of("optimizer._target_")).endswith(".SAM"):
+        if of("trainer.accumulate_grad_batches") != 1 or of("trainer.effective_batch") or of("trainer.auto_batch"):
+            adds = "trainer.auto_batch=true" if of("trainer.auto_batch") else adds
+            yield (
+                f"optimizer=sam {adds}\n  Its second look would be at the last of the batches that are added up. "
+                "Leave out one of the two."
             )
         if str(of("trainer.precision")) in ("16-mixed", "16"):
             yield (

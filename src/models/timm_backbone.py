@@ -17,6 +17,7 @@ from timm.models import adapt_input_conv, group_parameters
 
 from src.contracts import Backbone, ConfigError, InputSpec
 from src.models.pools import pooled
+from src.models.recompute import recomputed
 from src.models.stages import family, maps, stage_of, stages
 from src.models.weights import read_spec, shipped
 
@@ -34,6 +35,7 @@ def timm_backbone(
     head_scale: float | None = None,
     pool: str = "default",
     candidates: Any = None,
+    grad_checkpointing: bool = False,
 ) -> Backbone:
     """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
 
@@ -54,6 +56,8 @@ def timm_backbone(
     features = getattr(net, "head_hidden_size", None) or net.num_features
     if pool != "default":
         features = pooled(net, pool, spec, f"model.name={name}")
+    if grad_checkpointing:
+        recomputed(net, f"model.name={name}")
     return Backbone(
         net=net,
         features=features,
