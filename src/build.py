@@ -71,7 +71,7 @@ def equipped(
     }
     train = source.splits["train"]
     counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
-    task = combined.fair(cfg, task, counted["counts"], partial(loss_of, cfg, task, counted))
+    task = combined.fair(cfg, task, train, partial(loss_of, cfg, task, counted))
     r = Run(
         cfg=cfg,
         home=home,
@@ -230,6 +230,8 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
     loss = loss_of(cfg, task, {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})})
+    told = {"kind": cfg["task"]["_target_"], "classes": said["classes"], "channels": network.spec.channels}
+    loss = make(cfg["distill"])(loss=loss, task=task, standard=network.standard, **told)
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}

@@ -3,25 +3,23 @@ the loss or the sampler has taken out already, so that they are not taken out tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
-from src.contracts import ConfigError, Task
-from src.data.sampler import POWER
+from src.contracts import ConfigError, Split, Task
+from src.data.sampler import POWER, prior
 
 
-def fair(cfg: Mapping[str, Any], task: Task, counts: Sequence[int], loss: Callable[[], Any]) -> Task:
+def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], Any]) -> Task:
     """The task, told which prior its trained head has learnt: `supposes` of the loss, or that of the sampler. Where
     all classes are to count the same (task.monitor=val/balanced_acc) what is left of it is taken out after the fit."""
     if task.mix is None or task.target != "class":
         return task
     learnt, sampler = getattr(loss(), "supposes", None), cfg["data"]["sampler"]
     if sampler in POWER:
-        learnt = (torch.tensor(counts).clamp(min=1).float().log() * POWER[sampler]).log_softmax(0)
+        learnt = prior(train.targets, train.groups, sampler, task.outputs).clamp(min=1e-6).log()
     return task if learnt is None else replace(task, mix=partial(task.mix, learnt=learnt))
 
 

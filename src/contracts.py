@@ -125,6 +125,19 @@ class Backbone:
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A network that has learnt already, and what must be known of it by those that learn from it."""
+
+    network: nn.Module  # (B, C, H, W) uint8, or float in 0..1 -> (B, outputs), in eval mode
+    outputs: int
+    classes: tuple[str, ...] | None  # None: not known, but in their order
+    task: str | None  # `_target_` of the task that it was trained for
+    spec: InputSpec
+    name: str
+    notes: tuple[str, ...] = ()
+
+
 Weights = Any  # plain data: what the head that was trained, and the one solved after it, count in their sum
 Affine = tuple["torch.Tensor", "torch.Tensor"]  # weight (outputs, D), bias (outputs,)
 
