@@ -234,7 +234,12 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     loss = make(cfg["distill"])(loss=loss, task=task, standard=network.standard, **told)
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
-    more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}
+    more: dict[str, Any] = {"progressive": combined.growing(cfg, network, task)}
+    more |= {
+        "mix": make(cfg["mix"]),
+        "penalty": make(cfg["penalty"]),
+        "clip": cfg["trainer"]["gradient_clip_algorithm"],
+    }
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 

@@ -3,6 +3,7 @@ the loss or the sampler has taken out already, so that they are not taken out tw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 
 from src.contracts import ConfigError, Split, Task
 from src.data.sampler import POWER, prior
+from src.models.network import dry_run
+from src.progressive import STEP, Progressive
 
 
 def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], Any]) -> Task:
@@ -33,6 +36,32 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         raise ConfigError(
             "callbacks.ema.last and callbacks.ema.decay are two rules for one average.\nSet one of them to null."
         )
+
+
+def growing(cfg: Mapping[str, Any], network: Any, task: Task) -> Progressive | None:
+    """How large training images are in each epoch; None: always whole."""
+    if (start := cfg["data"]["progressive"]) is None:
+        return None
+    said, epochs, size = f"data.progressive={start}", cfg["trainer"]["max_epochs"], network.spec.size
+    if task.dense:
+        raise ConfigError(f"{said}: masks would have to shrink with their images.\nSet data.progressive=null.")
+    if epochs in (None, -1):
+        raise ConfigError(f"{said} goes by epochs, and trainer.max_epochs={epochs}.\nSet trainer.max_epochs.")
+    found = Progressive(start, size, epochs, math.lcm(STEP, network.patch))
+    if found.at(0) == size:
+        raise ConfigError(
+            f"{said} trainer.max_epochs={epochs}: all would see whole images of {size[0]}x{size[1]} pixels, since "
+            f"the last fifth of the epochs does, and sides are multiples of {found.step}.\n"
+            "Set data.progressive to less, trainer.max_epochs to more, or data.progressive=null."
+        )
+    try:
+        dry_run(network, said, found.at(0))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{str(error).splitlines()[0]}\nSet data.progressive=null, or, of a transformer with position embeddings, "
+            "model.dynamic=true."
+        ) from error
+    return found
 
 
 def _mix(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:

@@ -109,6 +109,7 @@ class Backbone:
     features: int
     spec: InputSpec
     layers: Mapping[str, int]  # parameter name -> depth, 0 = stem; grouped as layer-wise learning rates need it
+    patch: int = 1  # pixels; the sides of an image are multiples of it
     dropout: float = 0.0  # before the head
     no_decay: frozenset[str] = frozenset()  # parameters that the architecture exempts from weight decay
     weights: Path | None = None  # a file that is to be loaded once the head exists
@@ -120,7 +121,7 @@ class Backbone:
     # maps: (B, C, H, W) normalised -> the stages as (B, width, h, w), fine ones first; None: not known
     stage: Mapping[str, int] = field(default_factory=dict)  # parameter name -> stage, 0 = that of the stem; {}: unknown
     family: str = "other"  # batchnorm | attention | other; the recipe goes by it
-    head: str = "linear"  # what the network is given on top: linear | mlp | cosine | bnneck
+    head: str = "linear"  # what is on top: linear | stages (linear, on all of them) | mlp | cosine | bnneck
     head_scale: float | None = None  # of a cosine head; None: learnt
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
 

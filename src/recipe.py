@@ -110,7 +110,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if (
         facts.probed
         and not facts.dense
-        and cfg["model"].get("head", "linear") == "linear"
+        and cfg["model"].get("head", "linear") in ("linear", "stages")
         and not probe_alone(facts, cfg)
     ):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")

@@ -69,10 +69,10 @@ def _choice(of: Of) -> Iterator[str]:
 
 def _model(of: Of) -> Iterator[str]:
     head = of("model.head") or "linear"
-    if of("start") == "probe" and head != "linear":
+    if of("start") == "probe" and head not in ("linear", "stages"):
         yield (
             f"start=probe model.head={head}\n  The probe solves a linear head. "
-            "Leave start out, or set model.head=linear."
+            "Leave start out, or set model.head=linear or stages."
         )
     if head in ("mlp", "cosine") and any(part in str(of("select")) for part in ("+closing", "+blend")):
         yield (
