@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from src import combined, folder, hardware, report_card, resume, rng, world
+from src.check.configs import option
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
@@ -177,7 +178,7 @@ def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
     nothing."""
     kind = loss.func if isinstance(loss, partial) else loss
     takes = getattr(kind, "takes", task.target)
-    name, asked = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
+    name, asked = (option(key, cfg[key]) for key in ("loss", "task"))
     if takes != task.target:
         raise ConfigError(
             f"loss={name} cannot take the targets of task={asked}: it is for {takes}, and they are {task.target}.\n"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from src.check.configs import option
 from src.contracts import ConfigError, Split, Task
 from src.data.sampler import POWER, prior
 from src.models.network import dry_run
@@ -32,10 +33,10 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         _mix(cfg, trial, task)
     if cfg["data"]["sampler"] != "shuffled":
         _sampler(cfg, trial, task)
-    if cfg["callbacks"].get("ema", {}).get("last") and cfg["callbacks"]["ema"]["decay"] is not None:
-        raise ConfigError(
-            "callbacks.ema.last and callbacks.ema.decay are two rules for one average.\nSet one of them to null."
-        )
+    ema = cfg["callbacks"].get("ema") or {}
+    rules = [f"callbacks.ema.{k}={ema[k]}" for k in ("decay", "memory", "last") if ema.get(k) is not None]
+    if len(rules) > 1:
+        raise ConfigError(f"{' and '.join(rules)} are two rules for one average.\nSet one of them to null.")
 
 
 def growing(cfg: Mapping[str, Any], network: Any, task: Task) -> Progressive | None:
@@ -65,15 +66,15 @@ def growing(cfg: Mapping[str, Any], network: Any, task: Task) -> Progressive | N
 
 
 def _mix(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
-    name, loss = (cfg[key]["_target_"].rpartition(".")[2] for key in ("mix", "loss"))
+    name, loss, asked = (option(key, cfg[key]) for key in ("mix", "loss", "task"))
     if task.target not in ("class", "labels"):
         raise ConfigError(
-            f"mix={name.lower()}: the targets of task={cfg['task']['_target_'].rpartition('.')[2]} are {task.target}, "
-            "and the mean of two of them is not what the mixed image shows.\nSet mix=none."
+            f"mix={name}: the targets of task={asked} are {task.target}, and "
+            " the mean of two of them is not what the mixed image shows.\nSet mix=none."
         )
     if not getattr(trial.loss, "soft", False):
         raise ConfigError(
-            f"mix={name.lower()}: loss={loss} takes one class an image, and mixed images have parts of two.\n"
+            f"mix={name}: loss={loss} takes one class an image, and mixed images have parts of two.\n"
             "Set mix=none, or another loss, such as loss=cross_entropy."
         )
     epochs = cfg["trainer"]["max_epochs"]
@@ -98,7 +99,7 @@ def _sampler(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         )
     if hasattr(trial.loss, "supposes"):
         raise ConfigError(
-            f"{said} shows rare classes more often, and loss={cfg['loss']['_target_'].rpartition('.')[2]} makes up for "
+            f"{said} shows rare classes more often, and loss={option('loss', cfg['loss'])} makes up for "
             "how rare they are once more: together they count too much.\n"
             "Set data.sampler=shuffled, or a loss that weighs nothing (loss=cross_entropy loss.class_weights=none)."
         )

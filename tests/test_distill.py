@@ -155,8 +155,8 @@ def test_a_timm_file_teaches_with_its_classifier_and_one_without_is_refused(tmp_
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in eval mode at the start")
 def test_a_student_comes_nearer_to_its_teacher_which_stays_as_it_is(whole, shapes, tmp_path):
     said = (
-        f"distill=run distill.teacher.folder={whole} distill.alpha=1 trainer.max_epochs=10 trainer.limit_train_batches=1.0 "
-        "optimizer.lr=0.005 model.image_size=48"
+        f"distill=run distill.teacher.folder={whole} distill.alpha=1 trainer.max_epochs=10 "
+        "trainer.limit_train_batches=1.0 optimizer.lr=0.005 model.image_size=48"
     )
     r = built(said.split(), tmp_path, shapes)
     module = r.module(r.network())

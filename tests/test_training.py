@@ -207,6 +207,20 @@ def test_l2_sp_is_its_equation_and_starts_at_nothing():
     torch.testing.assert_close(network["head"].bias.grad, torch.full((2,), -0.4))
 
 
+def test_the_gradient_of_l2_sp_lies_in_memory_as_the_weights_do():
+    """Of a 1 x 1 convolution in channels_last DDP takes another layout for a mistake, and says so in every run."""
+    network = nn.ModuleDict({"backbone": nn.Conv2d(4, 3, 1), "head": nn.Linear(3, 2)}).to(
+        memory_format=torch.channels_last
+    )
+    network.register_buffer("mean", torch.zeros(1))
+    penalty, weight = make(node("penalty", "l2_sp"))(network), network["backbone"].weight
+    image = torch.randn(2, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        weight += 1
+    (network["backbone"](image).mean() + penalty(network)).backward()
+    assert weight.stride() != (4, 1, 1, 1) and weight.grad.stride() == weight.stride()
+
+
 @quiet
 def test_agc_clips_each_unit_by_its_weights_and_leaves_the_head_alone(shapes, tmp_path):
     said = (

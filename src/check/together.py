@@ -63,6 +63,8 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
+    if of("augment.policy") == "auto" and of("recipe") == "off":
+        yield ("augment=auto recipe=off\n  It is the recipe that decides. Leave out recipe=off, or name an augment.")
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
 
