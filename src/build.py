@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from src import combined, folder, hardware, report_card, resume, rng, world
+from src.check.configs import option
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
@@ -72,7 +73,7 @@ def equipped(
     }
     train = source.splits["train"]
     counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
-    task = combined.fair(cfg, task, counted["counts"], partial(loss_of, cfg, task, counted))
+    task = combined.fair(cfg, task, train, partial(loss_of, cfg, task, counted))
     r = Run(
         cfg=cfg,
         home=home,
@@ -178,7 +179,7 @@ def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
     nothing."""
     kind = loss.func if isinstance(loss, partial) else loss
     takes = getattr(kind, "takes", task.target)
-    name, asked = (cfg[key]["_target_"].rpartition(".")[2] for key in ("loss", "task"))
+    name, asked = (option(key, cfg[key]) for key in ("loss", "task"))
     if takes != task.target:
         raise ConfigError(
             f"loss={name} cannot take the targets of task={asked}: it is for {takes}, and they are {task.target}.\n"
@@ -231,10 +232,12 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
     lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
     loss = loss_of(cfg, task, {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})})
+    told = {"kind": cfg["task"]["_target_"], "classes": said["classes"], "channels": network.spec.channels}
+    loss = make(cfg["distill"])(loss=loss, task=task, standard=network.standard, **told)
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
-    more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}
-    more["compiler"] = hardware.compiler(cfg)
+    more: dict[str, Any] = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "compiler": hardware.compiler(cfg)}
+    more |= {"clip": cfg["trainer"]["gradient_clip_algorithm"], "progressive": combined.growing(cfg, network, task)}
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 

@@ -3,25 +3,27 @@ the loss or the sampler has taken out already, so that they are not taken out tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
+from src.check.configs import option
+from src.contracts import ConfigError, Split, Task
+from src.data.sampler import POWER, prior
+from src.models.network import dry_run
+from src.progressive import STEP, Progressive
 
-from src.contracts import ConfigError, Task
-from src.data.sampler import POWER
 
-
-def fair(cfg: Mapping[str, Any], task: Task, counts: Sequence[int], loss: Callable[[], Any]) -> Task:
+def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], Any]) -> Task:
     """The task, told which prior its trained head has learnt: `supposes` of the loss, or that of the sampler. Where
     all classes are to count the same (task.monitor=val/balanced_acc) what is left of it is taken out after the fit."""
     if task.mix is None or task.target != "class":
         return task
     learnt, sampler = getattr(loss(), "supposes", None), cfg["data"]["sampler"]
     if sampler in POWER:
-        learnt = (torch.tensor(counts).clamp(min=1).float().log() * POWER[sampler]).log_softmax(0)
+        learnt = prior(train.targets, train.groups, sampler, task.outputs).clamp(min=1e-6).log()
     return task if learnt is None else replace(task, mix=partial(task.mix, learnt=learnt))
 
 
@@ -31,22 +33,48 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         _mix(cfg, trial, task)
     if cfg["data"]["sampler"] != "shuffled":
         _sampler(cfg, trial, task)
-    if cfg["callbacks"].get("ema", {}).get("last") and cfg["callbacks"]["ema"]["decay"] is not None:
+    ema = cfg["callbacks"].get("ema") or {}
+    rules = [f"callbacks.ema.{k}={ema[k]}" for k in ("decay", "memory", "last") if ema.get(k) is not None]
+    if len(rules) > 1:
+        raise ConfigError(f"{' and '.join(rules)} are two rules for one average.\nSet one of them to null.")
+
+
+def growing(cfg: Mapping[str, Any], network: Any, task: Task) -> Progressive | None:
+    """How large training images are in each epoch; None: always whole."""
+    if (start := cfg["data"]["progressive"]) is None:
+        return None
+    said, epochs, size = f"data.progressive={start}", cfg["trainer"]["max_epochs"], network.spec.size
+    if task.dense:
+        raise ConfigError(f"{said}: masks would have to shrink with their images.\nSet data.progressive=null.")
+    if epochs in (None, -1):
+        raise ConfigError(f"{said} goes by epochs, and trainer.max_epochs={epochs}.\nSet trainer.max_epochs.")
+    found = Progressive(start, size, epochs, math.lcm(STEP, network.patch))
+    if found.at(0) == size:
         raise ConfigError(
-            "callbacks.ema.last and callbacks.ema.decay are two rules for one average.\nSet one of them to null."
+            f"{said} trainer.max_epochs={epochs}: all would see whole images of {size[0]}x{size[1]} pixels, since "
+            f"the last fifth of the epochs does, and sides are multiples of {found.step}.\n"
+            "Set data.progressive to less, trainer.max_epochs to more, or data.progressive=null."
         )
+    try:
+        dry_run(network, said, found.at(0))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{str(error).splitlines()[0]}\nSet data.progressive=null, or, of a transformer with position embeddings, "
+            "model.dynamic=true."
+        ) from error
+    return found
 
 
 def _mix(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
-    name, loss = (cfg[key]["_target_"].rpartition(".")[2] for key in ("mix", "loss"))
+    name, loss, asked = (option(key, cfg[key]) for key in ("mix", "loss", "task"))
     if task.target not in ("class", "labels"):
         raise ConfigError(
-            f"mix={name.lower()}: the targets of task={cfg['task']['_target_'].rpartition('.')[2]} are {task.target}, "
-            "and the mean of two of them is not what the mixed image shows.\nSet mix=none."
+            f"mix={name}: the targets of task={asked} are {task.target}, and "
+            " the mean of two of them is not what the mixed image shows.\nSet mix=none."
         )
     if not getattr(trial.loss, "soft", False):
         raise ConfigError(
-            f"mix={name.lower()}: loss={loss} takes one class an image, and mixed images have parts of two.\n"
+            f"mix={name}: loss={loss} takes one class an image, and mixed images have parts of two.\n"
             "Set mix=none, or another loss, such as loss=cross_entropy."
         )
     epochs = cfg["trainer"]["max_epochs"]
@@ -71,7 +99,7 @@ def _sampler(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         )
     if hasattr(trial.loss, "supposes"):
         raise ConfigError(
-            f"{said} shows rare classes more often, and loss={cfg['loss']['_target_'].rpartition('.')[2]} makes up for "
+            f"{said} shows rare classes more often, and loss={option('loss', cfg['loss'])} makes up for "
             "how rare they are once more: together they count too much.\n"
             "Set data.sampler=shuffled, or a loss that weighs nothing (loss=cross_entropy loss.class_weights=none)."
         )

@@ -109,6 +109,7 @@ class Backbone:
     features: int
     spec: InputSpec
     layers: Mapping[str, int]  # parameter name -> depth, 0 = stem; grouped as layer-wise learning rates need it
+    patch: int = 1  # pixels; the sides of an image are multiples of it
     dropout: float = 0.0  # before the head
     no_decay: frozenset[str] = frozenset()  # parameters that the architecture exempts from weight decay
     weights: Path | None = None  # a file that is to be loaded once the head exists
@@ -120,9 +121,22 @@ class Backbone:
     # maps: (B, C, H, W) normalised -> the stages as (B, width, h, w), fine ones first; None: not known
     stage: Mapping[str, int] = field(default_factory=dict)  # parameter name -> stage, 0 = that of the stem; {}: unknown
     family: str = "other"  # batchnorm | attention | other; the recipe goes by it
-    head: str = "linear"  # what the network is given on top: linear | mlp | cosine | bnneck
+    head: str = "linear"  # what is on top: linear | stages (linear, on all of them) | mlp | cosine | bnneck
     head_scale: float | None = None  # of a cosine head; None: learnt
     batchnorm: str = "train"  # train: the statistics of each batch | frozen: those that came with the weights
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that has learnt already, and what must be known of it by those that learn from it."""
+
+    network: nn.Module  # (B, C, H, W) uint8, or float in 0..1 -> (B, outputs), in eval mode
+    outputs: int
+    classes: tuple[str, ...] | None  # None: not known, but in their order
+    task: str | None  # `_target_` of the task that it was trained for
+    spec: InputSpec
+    name: str
+    notes: tuple[str, ...] = ()
 
 
 Weights = Any  # plain data: what the head that was trained, and the one solved after it, count in their sum

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import correlation
 from typing import Any, ClassVar, Self
 
 from src.contracts import UNLABELLED, DataError
+from src.names import known, refuse_joined, shorten
 
 Cells = tuple[str, ...]  # what one image has in the label's columns; a folder's name is one cell
 BINS, FEWEST = 10, 6  # of numbers, by which they are divided as classes are; and images of each
 SERIES = 50  # images from which neighbours can be told to be alike,
 ALIKE = 0.5  # by the correlation of their numbers
-
-
-def shorten(names: Sequence[str], most: int = 5) -> str:
-    """'a', 'b' and 7 more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class OneClass(Labels):
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         counts = {split: Counter(cell for (cell,) in items if cell) for split, items in found.items()}
-        names = _known(where, counts)
+        names = known(where, counts)
         if len(names) == 1:
             sizes = ", ".join(f"{split} {sum(count.values())}" for split, count in counts.items())
             raise DataError(f"{where}: found one class only, {names[0]!r} ({sizes}). Telling classes apart needs two.")
@@ -118,7 +112,9 @@ class ManyClasses(Labels):
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         counts = {split: Counter(name for one in items for name in self._names(one)) for split, items in found.items()}
-        return _known(where, counts)
+        names = known(where, counts)
+        refuse_joined(where, names, self.separator)
+        return names
 
     def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], tuple[float, ...]]:
         def encode(cells: Cells) -> tuple[float, ...]:
@@ -264,35 +260,3 @@ def _is_number(cell: str) -> bool:
         return abs(float(cell)) < 3e38  # what float32 holds
     except ValueError:
         return False
-
-
-def _known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
-    """The classes of train, sorted; raises where a split has others."""
-    refuse_lookalikes(where, {label for count in counts.values() for label in count})
-    train = counts.get("train")
-    if not train:
-        sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
-        raise DataError(f"{where}: no images to train on ({sizes}). Put images into the train split.")
-    told = []
-    for split, count in counts.items():
-        if strange := sorted(set(count) - set(train)):
-            listed = ", ".join(f"{label!r} ({count[label]} images)" for label in strange[:10])
-            told.append(f"{split} has {len(strange)} class(es) of which train has no image: {listed}.")
-    if told:
-        raise DataError(
-            f"{where}: {' '.join(told)}\n"
-            f"Train has {shorten(sorted(train))}. Add training images of them, or leave them out."
-        )
-    return tuple(sorted(train))
-
-
-def refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
-    seen: dict[str, str] = {}
-    for label in sorted(labels):
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
-        if key in seen:
-            raise DataError(
-                f"{where}: the classes {ascii(seen[key])} and {ascii(label)} differ only in upper and lower case or in "
-                "how Unicode writes an accent, so they are probably one. Give them one name, or two clearer ones."
-            )
-        seen[key] = label

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from src.contracts import ConfigError, DataError, Part
-from src.labels import BINS, Cells, Labels, Levels, ManyClasses, Numbers, OneClass, shorten
+from src.labels import BINS, Cells, Labels, Levels, ManyClasses, Numbers, OneClass
+from src.names import shorten
 
 if TYPE_CHECKING:
     import torch

@@ -31,6 +31,7 @@ class Module(pl.LightningModule):
     Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
     value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
+    progressive: (batch, epoch) -> batch of other sizes, before it is mixed.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Module(pl.LightningModule):
         penalty: Callable[[Any], Callable[[Any], torch.Tensor] | None] = lambda network: None,
         clip: str = "norm",
         compiler: str | None = None,
+        progressive: Any = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
@@ -54,6 +56,7 @@ class Module(pl.LightningModule):
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
         self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
+        self.progressive = progressive
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
@@ -133,7 +136,9 @@ class Module(pl.LightningModule):
         return wanted / min(wanted, left)
 
     def mixed(self, batch: Batch) -> Batch:
-        """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does."""
+        """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does; how large they are,
+        on the epoch."""
+        batch = self.progressive(batch, self.current_epoch) if self.progressive else batch
         if self.mix is None or not self.mix.on(self.current_epoch, self.trainer.max_epochs):
             return batch
         return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))

@@ -111,7 +111,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if (
         facts.probed
         and not facts.dense
-        and cfg["model"].get("head", "linear") == "linear"
+        and cfg["model"].get("head", "linear") in ("linear", "stages")
         and not probe_alone(facts, cfg)
     ):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
@@ -140,15 +140,17 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):
-        yield _augment(facts)
+        yield _augment(facts, cfg["data"]["colour"])
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
     if facts.device == "gpu" and facts.bf16:
         yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
 
 
-def _augment(facts: Facts) -> Decision:
+def _augment(facts: Facts, colour: bool) -> Decision:
     grey = facts.probed.grey if facts.probed else None
+    if not colour:
+        return Decision("augment", "none" if facts.geometric else "light", "data.colour=false: no colour changes")
     if grey is not None and grey < -GREY and not facts.geometric:
         return Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
     if facts.dense:

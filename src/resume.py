@@ -24,7 +24,10 @@ FREE = (
     *("resume", "run_dir", "data.num_workers", "data.timeout"),
     *("callbacks.progress", "callbacks.last", "paths", "stages", "select"),
 )
-PATHS = ("data.root", "data.table", "data.test_table", "model.weights", "init_from", "paths.logs", "paths.cache")
+PATHS = (
+    *("data.root", "data.table", "data.test_table", "model.weights", "init_from", "paths.logs", "paths.cache"),
+    *("distill.teacher.folder", "distill.teacher.weights"),
+)
 SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 

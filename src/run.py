@@ -106,7 +106,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
 def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     """What the user left open: the data are looked at, the frozen network is asked, and the recipe's overrides are
     composed under the user's own, which therefore win."""
-    words, typed = resume.plain(cfg), resume.typed()
+    words, typed = resume.plain(cfg), [word for word in resume.typed() if word != "augment=auto"]
     if words["recipe"] == "off":
         return cfg
     began, given = time.monotonic(), configs.given(typed)
@@ -136,7 +136,9 @@ def possible(r: Run, given: Collection[str]) -> None:
 
 def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:
     """The config as it is, or with each of model.candidates in turn; what the recipe has yet to decide is left out."""
-    words = {**words, "start": "random", "select": "last"}
+    words = {**words, "start": "random", "select": "last", "augment": dict(words["augment"])}
+    if words["augment"].get("policy") == "auto":
+        words["augment"]["policy"] = None
     wanted = words["model"].get("candidates") or {}
     wanted = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted)
     models = [{**words["model"], "name": name, "weights": file} for name, file in wanted.items()]
@@ -162,7 +164,7 @@ def seconds(budget: str) -> float:
 def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
-    asked += ["grey"] if r.spec.channels == 3 and "augment" not in given else []
+    asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
     return tuple(asked)

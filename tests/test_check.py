@@ -20,6 +20,8 @@ GROUPS = [(group, option) for group, options in configs.groups().items() for opt
 FILL = {
     "data=folder": ["data.root=DIR"],
     "data=csv": ["data.root=DIR", "data.table=t.csv"],
+    "distill=run": ["distill.teacher.folder=DIR"],
+    "distill=timm": ["distill.teacher.name=resnet18", "distill.teacher.weights=FILE"],
     "data=huggingface": ["data.root=DIR"],
     "data=torchvision": ["data.root=DIR", "data.dataset=CIFAR10"],
     "task=multihead": ["task.heads={a: regression}"],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import shlex
+from pathlib import Path
 
 import hydra
 import pytest
@@ -16,6 +18,7 @@ from src.build import build
 from src.check import configs, mistakes
 from src.contracts import ConfigError, Run
 from src.factory import make
+from src.progressive import Progressive
 from tests import made
 from tests.conftest import ROOT, SMALL
 from tests.yamls import node
@@ -27,12 +30,16 @@ CHOICES = {
     ],
     "mix": list(configs.groups()["mix"]),
     "penalty": list(configs.groups()["penalty"]),
+    "distill": ["none", "run distill.teacher.folder=TEACHER", "run distill.teacher.folder=TEACHER distill.alpha=1"],
+    "data.sampler": ["shuffled", "balanced", "group"],
+    "data.progressive": ["null", "0.5"],
+    "model.head": ["linear", "stages", "cosine"],
     "optimizer": [
         "adamw", "sgd", "sam", "sam optimizer.perturb=norm", "timm optimizer.opt=lion",
         "timm optimizer.opt=lamb",
     ],
     "scheduler": ["cosine", "step", "one_cycle"],
-    "augment": ["none", "light", "augmix", "three_augment"],
+    "augment": ["none", "light", "augmix", "three_augment", "trivial data.colour=false"],
     "finetune": list(configs.groups()["finetune"]),
     "trainer.precision": ["32-true", "bf16-mixed", "64-true"],
     "trainer.gradient_clip_algorithm": ["norm", "value", "agc trainer.gradient_clip_val=0.1"],
@@ -60,8 +67,16 @@ def covering(seed: int = 0, tries: int = 30) -> list[dict[str, str]]:
     return rows
 
 
-def words(row: dict[str, str]) -> list[str]:
-    return [word for key, value in row.items() for word in f"{key}={value}".split()]
+def words(row: dict[str, str], teacher: object) -> list[str]:
+    return [w.replace("TEACHER", str(teacher)) for key, value in row.items() for w in f"{key}={value}".split()]
+
+
+def grouped(shapes: Path, place: Path) -> list[str]:
+    """The same images in a table, each in one of three groups."""
+    files = sorted(file.relative_to(shapes) for file in shapes.glob("*/*/*.png"))
+    rows = [f"{f.as_posix()},{f.parts[0]},{f.parts[1]},{f.parts[0]}{i % 3}" for i, f in enumerate(files)]
+    (place / "grouped.csv").write_text("\n".join(["path,split,target,group", *rows]) + "\n")
+    return ["data=csv", f"data.root={shapes}", f"data.table={place / 'grouped.csv'}", "data.group=group"]
 
 
 def built(said: list[str], place, shapes) -> Run:
@@ -88,18 +103,21 @@ def tried(said: list[str], place, shapes) -> str:
         return str(refusal)
     trainer, module = r.trainer(), r.module(r.network())
     trainer.fit(module, datamodule=r.loaders)
-    assert trainer.global_step == 2 and math.isfinite(float(trainer.callback_metrics["train/loss"]))
+    assert trainer.global_step == 2 * trainer.max_epochs and math.isfinite(
+        float(trainer.callback_metrics["train/loss"])
+    )
     assert all(p.isfinite().all() for p in module.parameters())
     return ""
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in eval mode at the start of training")
-def test_every_pair_trains_or_is_refused_with_what_to_do(shapes, tmp_path):
-    trained = 0
+def test_every_pair_trains_or_is_refused_with_what_to_do(shapes, whole, tmp_path):
+    trained, images = 0, grouped(shapes, tmp_path)
     for i, row in enumerate(covering()):
         (tmp_path / str(i)).mkdir()
-        refusal = tried(words(row), tmp_path / str(i), shapes)
+        more = ["trainer.max_epochs=2"] if row["data.progressive"] != "null" else []
+        refusal = tried([*images, *more, *words(row, whole)], tmp_path / str(i), shapes)
         trained += not refusal
         assert not refusal or ("\n" in refusal and "=" in refusal.splitlines()[0]), (row, refusal)
     assert trained > 10
@@ -116,6 +134,14 @@ def test_every_pair_trains_or_is_refused_with_what_to_do(shapes, tmp_path):
         ("data.sampler=sqrt loss.class_weights=effective", "once more"),
         ("optimizer=sam optimizer.perturb=norm finetune=head", "normalisation layer"),
         ("callbacks.ema.last=0.5 callbacks.ema.decay=0.9", "two rules"),
+        ("callbacks.ema.memory=0.2 callbacks.ema.last=0.5", "two rules"),
+        ("loss.beta=0.9 loss.class_weights=inverse", "`effective` have a beta"),
+        ("data.sampler=group", "no group of these images is known"),
+        ("data.progressive=0.5", "all would see whole images"),
+        ("data.progressive=0.5 trainer.max_epochs=-1 trainer.max_steps=4", "goes by epochs"),
+        ("data.progressive=0.5 trainer.max_epochs=4 model.name=deit_tiny_patch16_224", "model.dynamic=true"),
+        ("data.colour=false augment=jitter", "nothing but change colours"),
+        ("augment=auto", "no recipe has decided it"),
     ],
 )
 def test_what_is_wrong_together_is_refused_with_both_names_and_a_way_out(shapes, tmp_path, said, why):
@@ -123,7 +149,30 @@ def test_what_is_wrong_together_is_refused_with_both_names_and_a_way_out(shapes,
         root = made.bars(tmp_path / "bars", 24)
         said += f" data=csv data.root={root} data.table=table.csv"
     refusal = tried(said.split(), tmp_path, shapes)
-    assert why in refusal and "\nSet " in refusal and said.split("=")[0] in refusal
+    assert why in refusal and re.search(r"\n(Set|Leave|Use) ", refusal) and said.split("=")[0] in refusal
+    assert not re.search("loss=[A-Z]", refusal)  # options, as they are typed
+
+
+def test_a_transformer_that_takes_other_sizes_grows_with_its_images(shapes, tmp_path):
+    name = "model.name=deit_tiny_patch16_224 model.dynamic=true model.image_size=64"
+    said = f"data.progressive=0.4 trainer.max_epochs=5 {name}"
+    r = built(said.split(), tmp_path, shapes)
+    module = r.module(r.network())
+    assert [module.progressive.at(e) for e in range(5)] == [(32, 32), (32, 32), (48, 48), (48, 48), (64, 64)]
+    batch = {"image": torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "target": torch.tensor([0, 1])}
+    assert module.objective(module.progressive(batch, 0)).isfinite()
+
+
+def test_images_grow_by_epoch_and_are_whole_in_the_last_fifth():
+    grow = Progressive(0.5, (96, 64), 10)
+    sizes = [grow.at(epoch) for epoch in range(10)]
+    assert sizes[0] == (48, 32) and sizes[4] == (72, 48) and sizes[8] == sizes[9] == (96, 64)
+    assert sizes == sorted(sizes) and all(side % 4 == 0 for size in sizes for side in size)
+    ramp = torch.arange(96).view(96, 1).expand(2, 3, 96, 64).to(torch.uint8)
+    small = grow({"image": ramp, "target": torch.zeros(2)}, 0)["image"]
+    assert small.shape == (2, 3, 48, 32) and small.dtype == torch.uint8
+    assert (small[0, 0, 1:-1, 0].float() - (torch.arange(48) * 2 + 0.5)[1:-1]).abs().max() <= 1
+    assert grow({"image": ramp}, 9)["image"] is ramp
 
 
 def test_numbers_outside_their_range_are_refused_at_the_door():
@@ -132,7 +181,8 @@ def test_numbers_outside_their_range_are_refused_at_the_door():
         "loss.label_smoothing=1.2", "loss=logit_adjusted loss.tau=-1", "loss.class_weights=some",
         "loss=elr loss.memory=1",
         "loss=symmetric_ce loss.floor=1", "penalty=l2_sp penalty.alpha=-1", "optimizer=sam optimizer.rho=0",
-        "optimizer=sam optimizer.perturb=head", "data.sampler=often", "callbacks.ema.last=0",
+        "optimizer=sam optimizer.perturb=head", "data.sampler=often", "data.progressive=1.5",
+        "distill=run distill.teacher.folder=x distill.alpha=0", "augment=auto recipe=off", "callbacks.ema.last=0",
         "scheduler=step 'scheduler.shape.milestones=[0.8,0.5]'", "scheduler=step scheduler.shape.factor=2",
         "augment=augmix augment.policy.severity=11", "trainer.gradient_clip_algorithm=agc",
         "optimizer=sam trainer.accumulate_grad_batches=2", "optimizer=sam trainer.precision=16-mixed",

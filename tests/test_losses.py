@@ -163,8 +163,9 @@ def test_class_weights_are_those_of_their_formula_with_a_mean_of_one_over_the_tr
         mean_weight = sum(n * weigh(n) for n in (1, 2, 3)) / 6
         weights = [weigh(n) / mean_weight for n in (1, 2, 3)]
         expected = sum(-w * math.log(p) for w, p in zip(weights, RIGHT, strict=True)) / 3
-        assert float(loss("cross_entropy", class_weights=kind, beta=0.9)) == pytest.approx(expected, rel=1e-5)
-        made = make(node("loss", "cross_entropy", class_weights=kind, beta=0.9))(counts=(1, 2, 3), images=6)
+        more = {"class_weights": kind, **({"beta": 0.9} if kind == "effective" else {})}
+        assert float(loss("cross_entropy", **more)) == pytest.approx(expected, rel=1e-5)
+        made = make(node("loss", "cross_entropy", **more))(counts=(1, 2, 3), images=6)
         assert made.supposes.exp().tolist() == pytest.approx(
             [n * w / 6 for n, w in zip((1, 2, 3), weights, strict=True)]
         )

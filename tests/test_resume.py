@@ -9,6 +9,7 @@ import torch
 
 from src import checkpoint
 from tests.conftest import words
+from tests.test_combined import grouped
 
 KILLS = [  # every step of an epoch, its ends, validations, saves, the test
     ("step", 1), ("step", 2), ("step", 5), ("step", 6), ("step", 7), ("step", 11), ("step", 16),
@@ -77,10 +78,13 @@ def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path
     [
         (2, ["optimizer=sam", "mix=both", "mix.off_epochs=1", "penalty=l2_sp", "callbacks.ema.last=0.5", "select=ema"]),
         (1, ["loss=elr", "data.sampler=balanced", "augment=three_augment"]),
+        (1, ["distill=run", "distill.teacher.folder=TEACHER", "data.progressive=0.5", "model.head=stages", "GROUPED"]),
     ],
 )
-def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, tmp_path, passes, more):
-    start = [*words(shapes, tmp_path), *more]
+def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, whole, tmp_path, passes, more):
+    start = [*words(shapes, tmp_path), *(word.replace("TEACHER", str(whole)) for word in more if word != "GROUPED")]
+    if "GROUPED" in more:
+        start += [*grouped(shapes, tmp_path), "data.sampler=group"]
     fault = {"at": "step", "n": 10 * passes, "number": int(signal.SIGKILL)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert zygote.screen.count("a training step") == 18 * passes

@@ -206,3 +206,45 @@ def test_a_closing_head_takes_the_place_of_one_that_is_linear_in_eval_mode(zygot
     assert zygote.run(*words(shapes, tmp_path, *more), f"run_dir={run}") == 0, zygote.screen
     assert found(run, "run.json")["chosen"] == "last+blend"
     assert found(run, "model/model.json")["head"] == "linear" and found(run, "config.yaml")["start"] == "random"
+
+
+def test_a_head_on_all_stages_is_one_linear_layer_that_learns_ships_and_takes_a_solved_start(tmp_path):
+    net = network(head="stages", outputs=3)
+    assert isinstance(net.head, nn.Linear) and net.head.in_features == net.width() > net.features
+    body = {n: p.clone() for n, p in net.backbone.named_parameters()}
+    cross_entropy(net.train()(images()), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+    reached = [n for n, p in net.backbone.named_parameters() if p.grad is not None]
+    assert reached == list(body)
+    losses = learnt(net)
+    assert losses[-1] < 0.8 * losses[0]
+    net.eval()
+    with torch.no_grad():
+        weight, bias = net.answers()
+        torch.testing.assert_close(net.embed(images()) @ weight.T + bias, net(images()), atol=1e-5, rtol=1e-5)
+    save_model(net, tmp_path, {"build": {**BUILD, "image_size": 64, "head": "stages"}})
+    again, facts = load_model(tmp_path)
+    assert facts["stages"] and facts["head"] == "linear" and torch.equal(again(images()), net(images()))
+    net.answer(weight[:, : net.features] * 1.0, bias)  # a head on the last features alone takes its place
+    save_model(net, tmp_path, {"build": {**BUILD, "image_size": 64, "head": "stages"}})
+    assert torch.equal(load_model(tmp_path)[0](images()), net(images()))
+
+
+def test_a_network_that_shows_no_stages_takes_no_head_on_them():
+    from src.contracts import Backbone, InputSpec
+
+    spec = InputSpec((8, 8), 3, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+    body = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ConfigError, match="head=stages.*\nSet model.head=linear"):
+        Network(Backbone(body, 3, spec, {}, head="stages"), 2)
+
+
+def test_a_run_with_a_head_on_all_stages_starts_at_the_probe_and_all_candidates_are_there(zygote, shapes, tmp_path):
+    from tests.test_auto import found, words
+
+    run, more = tmp_path / "run", ("model.head=stages", "trainer.max_epochs=1", "refit=none")
+    assert zygote.run(*words(shapes, tmp_path, *more), f"run_dir={run}") == 0, zygote.screen
+    config, state = found(run, "config.yaml"), found(run, "run.json")
+    assert config["start"] == "probe" and {"ema+closing", "ema+blend", "ema", "last", "probe"} <= set(
+        state["candidates"]
+    )
+    assert load_model(run / "model")[0].head.in_features > 0 and "head: solved by the probe" in zygote.screen

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from src import combined, rng
+from src.contracts import Split
 from src.data.loader import Shuffled
-from src.data.sampler import sampled, times
+from src.data.sampler import cells, sampled, times
 from src.factory import make
 from src.losses.logit_adjusted import BalancedSoftmax
 from src.sam import SAM
@@ -206,6 +207,20 @@ def test_l2_sp_is_its_equation_and_starts_at_nothing():
     torch.testing.assert_close(network["head"].bias.grad, torch.full((2,), -0.4))
 
 
+def test_the_gradient_of_l2_sp_lies_in_memory_as_the_weights_do():
+    """Of a 1 x 1 convolution in channels_last DDP takes another layout for a mistake, and says so in every run."""
+    network = nn.ModuleDict({"backbone": nn.Conv2d(4, 3, 1), "head": nn.Linear(3, 2)}).to(
+        memory_format=torch.channels_last
+    )
+    network.register_buffer("mean", torch.zeros(1))
+    penalty, weight = make(node("penalty", "l2_sp"))(network), network["backbone"].weight
+    image = torch.randn(2, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        weight += 1
+    (network["backbone"](image).mean() + penalty(network)).backward()
+    assert weight.stride() != (4, 1, 1, 1) and weight.grad.stride() == weight.stride()
+
+
 @quiet
 def test_agc_clips_each_unit_by_its_weights_and_leaves_the_head_alone(shapes, tmp_path):
     said = (
@@ -253,9 +268,21 @@ def test_an_epoch_has_the_shares_that_were_asked_for_and_as_many_images(sampler,
     )
 
 
-@pytest.mark.parametrize("sampler", ["shuffled", "balanced", "sqrt"])
+def test_every_group_of_every_class_comes_as_often():
+    groups = (
+        [0] * 38 + [1] * 2 + [0] * 2 + [1] * 6 + [0, 0]
+    )  # the second class has few of the first, the third one none
+    mine = cells(UNEVEN, groups, "group")
+    assert len(set(mine.tolist())) == 5
+    drawn = [np.bincount(mine[sampled(mine, "group", 0, epoch)], minlength=5) for epoch in range(20)]
+    assert (np.array(drawn) == 10).all()
+    assert (cells(UNEVEN, (), "balanced") == UNEVEN).all()
+
+
+@pytest.mark.parametrize("sampler", ["shuffled", "balanced", "sqrt", "group"])
 def test_ranks_share_an_epoch_and_a_resume_goes_on_in_it(sampler):
-    arrange = None if sampler == "shuffled" else partial(sampled, UNEVEN, sampler)
+    mine = cells(UNEVEN, [i % 2 for i in range(50)], sampler)
+    arrange = None if sampler == "shuffled" else partial(sampled, mine, sampler)
     alone = list(Shuffled(50, 4, 0, 0, 1, arrange=arrange))
     whole = [key for batch in alone for key in batch]
     assert len(set(whole)) == 50  # an image that comes again has another view
@@ -275,8 +302,11 @@ def test_the_times_that_an_image_has_come_before_are_counted():
 def head_after(cfg_sampler: str, loss, counts: tuple[int, ...], monitor: str) -> list[float]:
     """The bias of a trained head that says nothing of its own, after what the task takes out of it."""
     task = multiclass(tuple("abc"), monitor, "max")
-    task = combined.fair({"data": {"sampler": cfg_sampler}}, task, counts, lambda: loss)
     target = torch.tensor([c for c, n in enumerate(counts) for _ in range(n)])
+    train = Split(
+        ("",) * len(target), tuple(target.tolist()), tuple(i % 2 * (c < 1) for i, c in enumerate(target.tolist()))
+    )
+    task = combined.fair({"data": {"sampler": cfg_sampler}}, task, train, lambda: loss)
     trained, closing = (torch.zeros(3, 2), torch.zeros(3)), (torch.zeros(3, 2), torch.zeros(3))
     bias = task.mix(trained, closing, (1.0, 0.0), target)[1]
     return (bias - bias[0]).tolist()
@@ -288,6 +318,7 @@ def test_a_prior_is_taken_out_once():
     whole, root = [0, math.log(5), math.log(20)], [0, math.log(5) / 2, math.log(20) / 2]
     assert head_after("shuffled", plain, counts, fair) == pytest.approx(whole)
     assert head_after("balanced", plain, counts, fair) == pytest.approx([0, 0, 0], abs=1e-6)
+    assert head_after("group", plain, counts, fair) == pytest.approx([0, math.log(2), math.log(2)], abs=1e-6)
     assert head_after("sqrt", plain, counts, fair) == pytest.approx(root, abs=1e-6)
     assert head_after("shuffled", BalancedSoftmax(counts=counts), counts, fair) == pytest.approx([0, 0, 0], abs=1e-6)
     half = make(node("loss", "logit_adjusted", tau=0.5))(counts=counts, images=100)

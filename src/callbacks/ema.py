@@ -19,8 +19,8 @@ Place = tuple[dict[str, Any], str]
 class EMA(Callback):
     """Exponential moving average of what moves, trained weights and float buffers, one step per optimizer update.
 
-    decay: null gives the average a memory of the part `memory` of all updates: exp(-1 / (memory × updates)). While
-    fewer updates than that have been made, it is their plain mean: min(decay, t / (t + 1)), t counted from 0; so the
+    decay: null gives it a memory of the part `memory` of all updates (null: 0.1): exp(-1 / (memory × updates)).
+    While fewer updates than that have been made, it is their plain mean: min(decay, t / (t + 1)), t counted from 0: the
     starting weights are forgotten at any length of run (a fixed 0.9998 is 93 % starting weights after 375 updates;
     TensorFlow's ExponentialMovingAverage starts with (1 + t) / (10 + t) for the same reason).
 
@@ -31,8 +31,8 @@ class EMA(Callback):
     Held in float32 at least: in bfloat16, a step of less than 1/256 would be rounded away.
     """
 
-    def __init__(self, decay: float | None = None, memory: float = 0.1, last: float | None = None):
-        self.decay, self.memory, self.last = decay, memory, last
+    def __init__(self, decay: float | None = None, memory: float | None = None, last: float | None = None):
+        self.decay, self.memory, self.last = decay, 0.1 if memory is None else memory, last
         self.average: dict[str, torch.Tensor] = {}
         self.updates = 0
         # key -> its owner's parameters or buffers, and the name there: a buffer may be replaced, and the attribute of a

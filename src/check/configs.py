@@ -132,6 +132,13 @@ def _overrides(name: str) -> Iterator[tuple[str, Any]]:
         yield from _overrides(f"{name.rpartition('/')[0]}/{entry}")
 
 
+def option(group: str, node: Mapping[str, Any]) -> str:
+    """The name under which the user chose `node`: the first option that makes the same thing."""
+    target = node["_target_"]
+    same = (name for name in groups()[group] if tree(f"{group}/{name}").get("_target_") == target)
+    return next(same, target.rpartition(".")[2])
+
+
 def listed(choice: Any) -> list[str]:
     return [] if choice is None else list(choice) if isinstance(choice, list | tuple) else [choice]
 

@@ -63,16 +63,18 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
+    if of("augment.policy") == "auto" and of("recipe") == "off":
+        yield ("augment=auto recipe=off\n  It is the recipe that decides. Leave out recipe=off, or name an augment.")
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
 
 
 def _model(of: Of) -> Iterator[str]:
     head = of("model.head") or "linear"
-    if of("start") == "probe" and head != "linear":
+    if of("start") == "probe" and head not in ("linear", "stages"):
         yield (
             f"start=probe model.head={head}\n  The probe solves a linear head. "
-            "Leave start out, or set model.head=linear."
+            "Leave start out, or set model.head=linear or stages."
         )
     if head in ("mlp", "cosine") and any(part in str(of("select")) for part in ("+closing", "+blend")):
         yield (

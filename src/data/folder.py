@@ -12,7 +12,8 @@ from typing import Any
 from src.contracts import DataError, Source
 from src.data.images import EXTENSIONS
 from src.data.split import NAMES, UNDIVIDED, Division, Item, assemble
-from src.labels import Labels, OneClass, shorten
+from src.labels import Labels, OneClass
+from src.names import shorten
 
 LAYOUTS = (
     "A folder of images is laid out as ROOT/CLASS/*.jpg (divided by the template), or as ROOT/train/CLASS/*.jpg with "

@@ -19,7 +19,8 @@ from src.data.cells import cell
 from src.data.folder import existing
 from src.data.found import Found
 from src.data.split import NAMES, UNDIVIDED, Division, Item, by_name
-from src.labels import Labels, OneClass, shorten
+from src.labels import Labels, OneClass
+from src.names import shorten
 
 SAVE = "python -c \"from datasets import load_dataset; load_dataset('NAME').save_to_disk('DIR')\""
 USUAL = {"target": ["label", "fine_label", "class"], "labels": ["label"], "mask": ["label", "annotation"]}

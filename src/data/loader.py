@@ -21,7 +21,7 @@ from src.data.cache import Copies, copies
 from src.data.images import read
 from src.data.masks import painted, reader
 from src.data.order import side_by_side
-from src.data.sampler import sampled, times
+from src.data.sampler import cells, sampled, times
 from src.data.transforms import evaluation
 
 Key = tuple[int | str, int, bool]  # which of its random views, index in the split, whether it counts (padding not)
@@ -170,6 +170,11 @@ class Loaders(LightningDataModule):
             raise ConfigError(
                 f"data.per_class={per_class}: these images have not one class each. Set data.per_class=1."
             )
+        if sampler == "group" and not source.splits["train"].groups:
+            raise ConfigError(
+                "data.sampler=group: no group of these images is known.\n"
+                "Set data.group to the column that says it (data=csv), or data.sampler=balanced."
+            )
         self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
 
@@ -217,7 +222,7 @@ class Loaders(LightningDataModule):
             begun = (0, 0) if overfit else (self.done["epoch"], self.done["batch"])
             arrange = None
             if self.sampler != "shuffled":
-                arrange = functools.partial(sampled, items.targets, self.sampler)
+                arrange = functools.partial(sampled, cells(items.targets, items.groups, self.sampler), self.sampler)
             if self.per_class > 1:
                 arrange = functools.partial(side_by_side, torch.tensor(items.targets), self.per_class)
             batches = (Repeated if overfit else Shuffled)(*common, *begun, arrange)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from src.contracts import DataError, File, Root, Source
 from src.data.images import size_of
-from src.labels import Masks, shorten
+from src.labels import Masks
+from src.names import shorten
 
 IGNORE = 255  # the class of a pixel that does not count
 

@@ -9,13 +9,31 @@ import torch
 
 from src import rng
 
-POWER = {"balanced": 0.0, "sqrt": 0.5}  # of a class's images, to which its share of an epoch is proportional
+POWER = {"balanced": 0.0, "sqrt": 0.5, "group": 0.0}  # of a cell's images, to which its share of an epoch is
+# proportional; the cells are classes, or each group within each class
+
+
+def cells(targets: Sequence[int], groups: Sequence[int], sampler: str) -> np.ndarray:
+    """(N,) which cell each image is in, by its number among them; those of a class follow each other."""
+    if sampler != "group":
+        return np.unique(targets, return_inverse=True)[1]
+    return np.unique(np.stack([targets, groups], 1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def prior(targets: Sequence[int], groups: Sequence[int], sampler: str, classes: int) -> torch.Tensor:
+    """(classes,): the part of an epoch that each class is expected to have."""
+    mine = cells(targets, groups, sampler)
+    share = np.bincount(mine) ** POWER[sampler]
+    first = np.unique(mine, return_index=True)[1]
+    found = np.bincount(np.asarray(targets)[first], share, classes)
+    return torch.from_numpy(found / found.sum()).float()
 
 
 def sampled(targets: Sequence[int], sampler: str, *key: int | str) -> torch.Tensor:
     """As many indices as (N,) targets, a function of `key`. balanced: as many images of every class (the remainder
     falls to classes by chance, so that their expected shares are exact); sqrt: shares as the root of what a class has
-    (Mahajan et al. 2018, section 2.2). Of a class, no image comes again before all have come."""
+    (Mahajan et al. 2018, section 2.2); group: as many of every group of every class, of which `targets` are then the
+    cells (Sagawa et al. 2020, arXiv:1911.08731, section 3.3). Of a class, no image comes again before all have come."""
     classes, chosen, n = np.asarray(targets), [], len(targets)
     names, counts = np.unique(classes, return_counts=True)
     share = counts ** POWER[sampler] / (counts ** POWER[sampler]).sum()

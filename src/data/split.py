@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from src.contracts import ConfigError, DataError, Root, Source, Split
-from src.labels import Cells, Labels, shorten
+from src.labels import Cells, Labels
+from src.names import shorten
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 BLOCKS = 20  # of images that follow each other

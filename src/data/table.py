@@ -19,7 +19,8 @@ from src.data.folder import existing
 from src.data.found import some
 from src.data.places import Places
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
-from src.labels import Cells, Labels, OneClass, shorten
+from src.labels import Cells, Labels, OneClass
+from src.names import shorten
 
 _EMPTY = frozenset({"", "nan", "#n/a"})  # how pandas and spreadsheets write "nothing"
 _Faults = dict[str, list[str]]  # kind of fault -> where

@@ -21,7 +21,8 @@ from src.data.digits import lay_out
 from src.data.folder import existing
 from src.data.found import Found
 from src.data.split import UNDIVIDED, Division, Item
-from src.labels import Labels, OneClass, shorten
+from src.labels import Labels, OneClass
+from src.names import shorten
 
 SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
 Pair = tuple[str | Image.Image, int]

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from src.contracts import ConfigError, InputSpec
 
 RESIZE = ("crop", "squash", "pad")
+GEOMETRIC = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # torchvision's names
 
 
 def evaluation(spec: InputSpec, resize: str = "crop") -> Callable[[torch.Tensor], torch.Tensor]:
@@ -46,7 +47,8 @@ class Augment:
 
     scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop);
     scale None: no crop, but the evaluation view by `resize`.
-    flip: the probability of mirroring; the data say whether mirrored images keep their label.
+    flip: the probability of mirroring; the data say whether mirrored images keep their label. colour False: colours
+    stay as they are, and of `policy` what moves, turns and shears is left.
     """
 
     def __init__(
@@ -55,10 +57,17 @@ class Augment:
         scale: Sequence[float] | None = (0.4, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
-        policy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        policy: Callable[[torch.Tensor], torch.Tensor] | str | None = None,
+        colour: bool = True,
         erase: float = 0.0,
         resize: str = "squash",
     ):
+        if isinstance(policy, str):
+            raise ConfigError(
+                f"augment.policy={policy}: no recipe has decided it (recipe=off, or a preset says augment=auto).\n"
+                "Set recipe=auto and augment=auto on the command line, or name an augment."
+            )
+        policy = policy if policy is None or colour else colourless(policy)
         self.keeps_place = policy is None or getattr(policy, "keeps_place", isinstance(policy, v2.ColorJitter))
         if policy is not None and spec.channels not in (1, 3):
             raise ConfigError(
@@ -85,6 +94,19 @@ class Augment:
         for step in self.steps:
             image = step(image)
         return image
+
+
+def colourless(policy: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same, of whose operations only those are left that change no colour."""
+    spaces = [name for name in ("_AUGMENTATION_SPACE", "_PARTIAL_AUGMENTATION_SPACE") if hasattr(policy, name)]
+    if not spaces:
+        raise ConfigError(
+            f"data.colour=false: {type(policy).__name__} does nothing but change colours.\n"
+            "Use augment=light, trivial, randaug, augmix or none, or set data.colour=true."
+        )
+    for name in spaces:
+        setattr(policy, name, {k: v for k, v in getattr(policy, name).items() if k in GEOMETRIC})
+    return policy
 
 
 def no_augment(spec: InputSpec) -> None:

@@ -24,7 +24,8 @@ from src.data.found import Found
 from src.data.images import EXTENSIONS
 from src.data.split import Division, Item, by_name
 from src.data.tar import Entry, Part, Shards, index
-from src.labels import Cells, Labels, OneClass, shorten
+from src.labels import Cells, Labels, OneClass
+from src.names import shorten
 
 LABELS = ("cls", "txt", "json")  # members that may hold the label, the likeliest first
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -20,9 +20,10 @@ class CrossEntropy(nn.Module):
 
     `label_smoothing` 0.1: about +0.3 points on ImageNet recipes, but it degrades selective classification.
     class_weights: how much an image of class c counts. inverse: 1 / n_c. effective: (1 - beta) / (1 - beta^n_c), the
-    inverse of the effective number of its images (Cui et al. 2019, arXiv:1901.05555, eq. 2). auto: effective where the
-    largest class has more than five times the images of the smallest, else none. The mean weight of the training images
-    is 1, and a batch is divided by its images, not by its weights: each image counts the same in any batch.
+    inverse of the effective number of its images (Cui et al. 2019, arXiv:1901.05555, eq. 2; beta None: 0.999). auto:
+    effective where the largest class has more than five times the images of the smallest, else none. The mean weight of
+    the training images is 1, and a batch is divided by its images, not by its weights: each image counts the same in
+    any batch.
     """
 
     takes, soft = "class", True
@@ -32,7 +33,7 @@ class CrossEntropy(nn.Module):
         self,
         label_smoothing: float = 0.0,
         class_weights: str = "none",
-        beta: float = 0.999,
+        beta: float | None = None,
         counts: Sequence[int] = (),
         images: int = 0,
     ):
@@ -41,6 +42,12 @@ class CrossEntropy(nn.Module):
             raise ConfigError(
                 f"loss.class_weights={class_weights} is none of {', '.join(WEIGHTS)}.\nChoose one of them."
             )
+        if beta is not None and class_weights in ("none", "inverse"):
+            raise ConfigError(
+                f"loss.beta={beta} loss.class_weights={class_weights}: only the weights `effective` have a beta.\n"
+                "Leave it out, or set loss.class_weights=effective."
+            )
+        beta = 0.999 if beta is None else beta
         if not 0 <= beta < 1:
             raise ConfigError(f"loss.beta={beta} is outside 0 <= beta < 1.\nAt 0 all classes weigh the same.")
         self.label_smoothing, self.notes = label_smoothing, ()

@@ -79,7 +79,9 @@ def head(kind: str, features: int, outputs: int, scale: float | None = None) -> 
         return made
     others = {"mlp": MLP, "bnneck": BNNeck}
     if kind not in others:
-        raise ConfigError(f"model.head={kind}: there is no such head.\nSet linear, {', '.join(others)} or cosine.")
+        raise ConfigError(
+            f"model.head={kind}: there is no such head.\nSet linear, stages, {', '.join(others)} or cosine."
+        )
     return others[kind](features, outputs)
 
 

@@ -53,15 +53,21 @@ class Network(nn.Module):
         self.spec, self.layers, self.no_decay = backbone.spec, backbone.layers, backbone.no_decay
         self.stage = backbone.stage
         self.family, self.features, self.mirror = backbone.family, backbone.features, mirror
-        self.batchnorm = backbone.batchnorm
+        self.batchnorm, self.patch = backbone.batchnorm, backbone.patch
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net
         self.see = backbone.stages
         self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
-        self.stages = stages
-        self.kind = backbone.head
-        self.head = head(self.kind, self.width() if stages else backbone.features, outputs, backbone.head_scale)
+        self.stages, self.kind = stages, backbone.head
+        if self.kind == "stages":
+            if self.see is None:
+                raise ConfigError(
+                    "model.head=stages: timm cannot show the stages of this network.\n"
+                    "Set model.head=linear, or another model.name."
+                )
+            self.stages, self.kind = True, "linear"
+        self.head = head(self.kind, self.width() if self.stages else backbone.features, outputs, backbone.head_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if self.mirror and not self.training:
@@ -143,16 +149,17 @@ class Network(nn.Module):
         return self
 
 
-def dry_run(network: Network, name: str) -> None:
+def dry_run(network: Network, name: str, size: tuple[int, int] | None = None) -> None:
     """One blank image through the network, so that an impossible size is known before the first batch."""
     spec, training = network.spec, network.training
+    size = size or spec.size
     network.eval()
     try:
         with torch.no_grad():
-            out = network(torch.zeros(1, spec.channels, *spec.size, dtype=torch.uint8))
+            out = network(torch.zeros(1, spec.channels, *size, dtype=torch.uint8))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
-            f"{name} cannot take images of {spec.size[0]}x{spec.size[1]} pixels: {error}\n"
+            f"{name} cannot take images of {size[0]}x{size[1]} pixels: {error}\n"
             "Set model.image_size to a size that it can take (for a transformer, a multiple of its patch)."
         ) from error
     assert out.ndim in (2, 4) and math.isfinite(out.sum().item()), "the head must give finite logits of each image"

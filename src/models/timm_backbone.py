@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
+from timm.layers import to_2tuple
 from timm.models import adapt_input_conv, group_parameters
 
 from src.contracts import Backbone, ConfigError, InputSpec
@@ -34,6 +35,7 @@ def timm_backbone(
     head: str = "linear",
     head_scale: float | None = None,
     pool: str = "default",
+    dynamic: bool = False,
     candidates: Any = None,
     grad_checkpointing: bool = False,
 ) -> Backbone:
@@ -47,6 +49,7 @@ def timm_backbone(
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
     options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate}
+    options |= {"dynamic_img_size": True} if dynamic else {}
     size = (image_size, image_size) if image_size else stated.size if stated else None
     if size and _fixed_size(architecture):
         options["img_size"] = size
@@ -63,6 +66,7 @@ def timm_backbone(
         features=features,
         spec=spec,
         layers=group_parameters(net, net.group_matcher(coarse=False), reverse=True) if has_groups else {},
+        patch=max(to_2tuple(getattr(getattr(net, "patch_embed", None), "patch_size", 1))),
         dropout=drop_rate,
         no_decay=_no_decay(net),
         weights=Path(file) if file else None,

@@ -47,7 +47,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     groups = grouped(run, chosen)
     solve = partial(run.task.solve, seed=run.cfg["seed"])
     heads = solve(x, target, columns(network, x), groups=groups)
-    last = next(head for head in heads if head.name.endswith(" on last"))
+    last = next(head for head in heads if head.name.endswith(" on stages" if network.stages else " on last"))
     best = heads[0]
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
@@ -69,7 +69,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
-    write(run, Solved((best.weight, best.bias), (last.weight[:, : network.features], last.bias), best.name))
+    read = x.shape[1] if network.stages else network.features
+    write(run, Solved((best.weight, best.bias), (last.weight[:, :read], last.bias), best.name))
     notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), suspects(run, best, target, chosen)]
     return Probed(
         head=best.name,

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from src.contracts import DataError, Source, Task
-from src.labels import Cells, OneClass, refuse_lookalikes, shorten
+from src.labels import Cells, OneClass
+from src.names import refuse_lookalikes, shorten
 from src.tasks.figures import similarities
 from src.tasks.neighbours import nearest, precisions, recalls
 from src.tasks.projections import close, moved, solve

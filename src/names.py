@@ -1,0 +1,59 @@
+"""The names of classes as they are found in labels: which there are, and which are probably one or several."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from src.contracts import DataError
+
+MARKS = ",;/|"  # what people put between labels
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """'a', 'b' and 7 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
+    """The classes of train, sorted; raises where a split has others."""
+    refuse_lookalikes(where, {label for count in counts.values() for label in count})
+    train = counts.get("train")
+    if not train:
+        sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
+        raise DataError(f"{where}: no images to train on ({sizes}). Put images into the train split.")
+    told = []
+    for split, count in counts.items():
+        if strange := sorted(set(count) - set(train)):
+            listed = ", ".join(f"{label!r} ({count[label]} images)" for label in strange[:10])
+            told.append(f"{split} has {len(strange)} class(es) of which train has no image: {listed}.")
+    if told:
+        raise DataError(
+            f"{where}: {' '.join(told)}\n"
+            f"Train has {shorten(sorted(train))}. Add training images of them, or leave them out."
+        )
+    return tuple(sorted(train))
+
+
+def refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+        if key in seen:
+            raise DataError(
+                f"{where}: the classes {ascii(seen[key])} and {ascii(label)} differ only in upper and lower case or in "
+                "how Unicode writes an accent, so they are probably one. Give them one name, or two clearer ones."
+            )
+        seen[key] = label
+
+
+def refuse_joined(where: str, names: Sequence[str], separator: str) -> None:
+    """Raises where a name is that of several classes, with another mark between them than `separator`."""
+    for name, mark in ((name, mark) for name in names for mark in MARKS if mark in name):
+        if {piece.strip() for piece in name.split(mark)} <= set(names):
+            raise DataError(
+                f"{where}: {name!r} was read as one class, and all its parts are classes, too; the separator is "
+                f"{separator!r}.\nSet task.separator={mark!r}, or write {separator!r} between labels."
+            )
