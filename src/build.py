@@ -233,6 +233,7 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     more = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "clip": cfg["trainer"]["gradient_clip_algorithm"]}
+    more["adversary"] = make(cfg["adversary"])
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from src.contracts import ConfigError
 
-ROOMS = tuple(f"src.{room}." for room in "callbacks data finetune labels losses mix models penalties tasks".split())
+_ROOMS = "adversary callbacks data finetune labels losses mix models penalties tasks"
+ROOMS = tuple(f"src.{room}." for room in _ROOMS.split())
 ALLOWED = frozenset(
     """
     src.history.History src.mixed_labels.Mixed

@@ -29,7 +29,7 @@ class Module(pl.LightningModule):
     loss: (logits, batch) -> scalar. groups: network -> optimizer groups, and freezes the rest. optimizer: groups ->
     Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
-    value or agc, by trainer.gradient_clip_val.
+    value or agc, by trainer.gradient_clip_val. adversary: (images, where the loss rises, chance) -> worse images.
     """
 
     def __init__(
@@ -45,13 +45,14 @@ class Module(pl.LightningModule):
         mix: Any = None,
         penalty: Callable[[Any], Callable[[Any], torch.Tensor] | None] = lambda network: None,
         clip: str = "norm",
+        adversary: Callable[..., torch.Tensor] | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
         self.facts = facts  # plain data from which the network can be rebuilt; in the checkpoint
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
-        self.mix, self.penalty, self.clip = mix, penalty(network), clip
+        self.mix, self.penalty, self.clip, self.adversary = mix, penalty(network), clip, adversary
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
@@ -76,8 +77,10 @@ class Module(pl.LightningModule):
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """The same batch at other weights: with the same dropout; nothing is counted, and no statistics move."""
+        """The same batch at other weights, or with other pixels: with the same dropout; nothing is counted, and no
+        statistics move."""
         still = [m for m in self.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        before = self.repeats, self.loss.training
         self._seed()
         self.repeats = True
         self.loss.eval()
@@ -88,8 +91,8 @@ class Module(pl.LightningModule):
         finally:
             for norm in still:
                 norm.track_running_stats = True
-            self.loss.train()
-            self.repeats = False
+            self.repeats, training = before
+            self.loss.train(training)
 
     def on_train_start(self) -> None:
         self.network.train()
@@ -120,10 +123,28 @@ class Module(pl.LightningModule):
         return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))
 
     def objective(self, batch: Batch) -> torch.Tensor:
-        """What is minimised; numbers go into it without their unit."""
-        logits = self.network.standard(self.network(batch["image"]))
-        loss = self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+        """What is minimised."""
+        loss = self.error(batch if self.adversary is None else self.attacked(batch))
         return loss if self.penalty is None else loss + self.penalty(self.network)
+
+    def error(self, batch: Batch) -> torch.Tensor:
+        """The loss; numbers go into it without their unit."""
+        logits = self.network.standard(self.network(batch["image"]))
+        return self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+
+    def attacked(self, batch: Batch) -> Batch:
+        """With worse images, by (seed, epoch, batch, rank); what is then learnt from them has the dropout of a plain
+        step. Only gradients of images are taken, so that other ranks need not be waited for."""
+
+        def slope(image: torch.Tensor) -> torch.Tensor:
+            image = image.detach().requires_grad_()
+            return torch.autograd.grad(self.error({**batch, "image": image}), image)[0]
+
+        draw = torch.Generator().manual_seed(rng.key(self.seed, "adversary", *self.place))
+        with self.again():
+            image = self.adversary(batch["image"], slope, draw)
+        self._seed()
+        return {**batch, "image": image}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """The mean loss of the epoch, before its validation, so that both are there when the epoch ends."""

@@ -38,6 +38,7 @@ def run(request, shapes, tmp_path_factory):
 
     home = tmp_path_factory.mktemp(request.param)
     said = [*words(shapes, home), f"run_dir={home / 'run'}", "trainer=ddp", "trainer.devices=2", "data.batch_size=5"]
+    said += ["adversary=fast"] if request.param == "torchrun" else []
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     screen = train([*(torchrun if request.param == "torchrun" else []), "train.py"], said)
     return home / "run", screen
