@@ -28,7 +28,7 @@ from src.models.network import Network, describe, dry_run, load_model, save_mode
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
-from src.stages import probe
+from src.stages import probe, robustness
 from src.stats import metric
 
 
@@ -131,6 +131,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
     r.loaders.refuse_too_few()
+    robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
     combined.refuse(cfg, trial, r.task)

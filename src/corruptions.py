@@ -129,14 +129,15 @@ def plasma(height: int, width: int, draw: Draw, decay: float) -> torch.Tensor:
 
 
 def frost(image: torch.Tensor, draw: Draw, kept: float, ice: float) -> torch.Tensor:
-    ridges = (1 - (2 * plasma(*image.shape[-2:], draw, 1.2) - 1).abs()) ** 2
+    height, width = image.shape[-2:]
+    ridges = (1 - (2 * plasma(height, width, draw, 1.2) - 1).abs()) ** 2
     tint = torch.tensor([0.8, 0.9, 1.0] if len(image) == 3 else [0.9]).view(-1, 1, 1)
     return kept * image + ice * ridges * tint
 
 
 def fog(image: torch.Tensor, draw: Draw, strength: float, decay: float) -> torch.Tensor:
-    most = float(image.max())
-    return (image + strength * plasma(*image.shape[-2:], draw, decay)) * most / (most + strength)
+    (height, width), most = image.shape[-2:], float(image.max())
+    return (image + strength * plasma(height, width, draw, decay)) * most / (most + strength)
 
 
 def brightness(image: torch.Tensor, draw: Draw, more: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from src.contracts import ConfigError
 
-_ROOMS = "adversary callbacks data finetune labels losses mix models penalties tasks"
+_ROOMS = "adversary callbacks data finetune labels losses mix models penalties robustness tasks"
 ROOMS = tuple(f"src.{room}." for room in _ROOMS.split())
 ALLOWED = frozenset(
     """

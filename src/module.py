@@ -140,6 +140,7 @@ class Module(pl.LightningModule):
             image = image.detach().requires_grad_()
             return torch.autograd.grad(self.error({**batch, "image": image}), image)[0]
 
+        assert self.adversary is not None
         draw = torch.Generator().manual_seed(rng.key(self.seed, "adversary", *self.place))
         with self.again():
             image = self.adversary(batch["image"], slope, draw)

@@ -124,6 +124,14 @@ RULES: dict[str, Rule] = {
     "mix.off_epochs": whole("0 <= x"),
     "penalty.alpha": number("0 <= x"),
     "penalty.beta": number("0 <= x"),
+    "robustness.images": whole("1 <= x"),
+    "robustness.kinds": Rule("a list of corruptions", lambda v: _is_list(v) and v != []) | NULL,
+    "robustness.severities": Rule("a list of 1 … 5", lambda v: _are(v, whole("1 <= x <= 5"))),
+    "robustness.pixels": Rule("a list of whole numbers, each 1 <= x", lambda v: _are(v, whole("1 <= x"))),
+    "robustness.degrees": Rule("a list of numbers, each 0 < x < 90", lambda v: _are(v, number("0 < x < 90"))),
+    "robustness.eps": Rule("a list of numbers or fractions, as [4/255]", lambda v: _are(v, number("0 < x") | FRACTION)),
+    "robustness.norm": one_of("linf", "l2"),
+    **{f"robustness.{key}": whole("1 <= x") for key in ("steps", "restarts", "iterations", "queries")},
     "adversary.eps": number("0 <= x") | FRACTION,
     "adversary.steps": whole("1 <= x"),
     "adversary.norm": one_of("linf", "l2"),
@@ -264,6 +272,10 @@ def _levels(value: Any) -> bool:
     if not (_is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
         return False
     return sorted(set(value)) == value
+
+
+def _are(values: Any, each: Rule) -> bool:
+    return _is_list(values) and values != [] and all(map(each.holds, values))
 
 
 def _is_list(value: Any) -> bool:

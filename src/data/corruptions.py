@@ -28,6 +28,6 @@ class Corruptions:
     def __call__(self, image: torch.Tensor, *mask: torch.Tensor):
         draw = np.random.default_rng(int(torch.randint(2**62, ())))  # which the loader keys by image and epoch
         if draw.random() < self.probability:
-            kind, severity = self.kinds[int(draw.integers(len(self.kinds)))], float(draw.uniform(*self.severities))
-            image = corrupt(image.as_subclass(torch.Tensor), kind, severity, draw)
+            kind, (low, high) = self.kinds[int(draw.integers(len(self.kinds)))], self.severities
+            image = corrupt(image.as_subclass(torch.Tensor), kind, draw.uniform(low, high), draw)
         return (image, *mask) if mask else image
