@@ -97,10 +97,10 @@ def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any]
     made = OmegaConf.create(cfg)
     for key, value in values.items():
         OmegaConf.update(made, key, value)
-    resume.absolute(made)
     gaps = [f"{key} has no value. Add {key}=VALUE." for key in OmegaConf.missing_keys(made) if key.startswith("data")]
     if gaps:
         raise ConfigError("\n".join(sorted(gaps)))
+    resume.absolute(made)
     found = OmegaConf.to_container(made, resolve=True)
     assert isinstance(found, dict)
     return {**{str(key): value for key, value in found.items()}, "elsewhere": bool(elsewhere)}

@@ -31,7 +31,7 @@ def checkpoints(steps: int) -> list[int]:
     """Where the step length is judged."""
     before, part, found = 0.0, 0.22, [0]
     while part <= 1:
-        found.append(math.ceil(part * steps))
+        found.append(math.ceil(round(part * steps, 6)))
         before, part = part, part + max(part - before - 0.03, 0.06)
     return found
 

@@ -84,7 +84,7 @@ class Attacks:
     ) -> torch.Tensor:
         """right (N,) -> those of it that the attack does not fool."""
         right = right.clone()
-        for chosen in torch.nonzero(right)[:, 0].split(exam.batch_size):
+        for chosen in torch.nonzero(right)[:, 0].split(exam.batch_size) if right.any() else ():
             view = View(exam, chosen)
             draw = torch.Generator().manual_seed(rng.key(exam.seed, name, int(exam.index[chosen[0]])))
             right[chosen] = ~attack(view, draw).cpu()
