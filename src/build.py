@@ -29,7 +29,7 @@ from src.models.network import Network, describe, dry_run, load_model, save_mode
 from src.models.weights import load_weights
 from src.module import Module
 from src.optimizers import tried
-from src.stages import probe
+from src.stages import probe, robustness
 from src.stats import metric
 
 
@@ -133,6 +133,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
     r.loaders.refuse_too_few()
+    robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
     combined.refuse(cfg, trial, r.task)
@@ -236,8 +237,9 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     loss = make(cfg["distill"])(loss=loss, task=task, standard=network.standard, **told)
     places = {"layers": network.layers, "no_decay": network.no_decay}
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
-    more: dict[str, Any] = {"mix": make(cfg["mix"]), "penalty": make(cfg["penalty"]), "compiler": hardware.compiler(cfg)}
+    more: dict[str, Any] = {key: make(cfg[key]) for key in ("mix", "penalty", "adversary")}
     more |= {"clip": cfg["trainer"]["gradient_clip_algorithm"], "progressive": combined.growing(cfg, network, task)}
+    more["compiler"] = hardware.compiler(cfg)
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 

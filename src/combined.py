@@ -31,6 +31,8 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     """Raises ConfigError. trial: the module as it would be trained."""
     if trial.mix is not None:
         _mix(cfg, trial, task)
+    if trial.adversary is not None:
+        _adversary(cfg, task)
     if cfg["data"]["sampler"] != "shuffled":
         _sampler(cfg, trial, task)
     ema = cfg["callbacks"].get("ema") or {}
@@ -82,6 +84,16 @@ def _mix(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         raise ConfigError(
             f"mix.off_epochs={trial.mix.off_epochs}: of trainer.max_epochs={epochs} no epoch is known to be left that "
             "mixes.\nSet mix.off_epochs to less than trainer.max_epochs, or mix=none."
+        )
+
+
+def _adversary(cfg: Mapping[str, Any], task: Task) -> None:
+    if task.dense or task.embeds:
+        name, asked = (cfg[key]["_target_"].rpartition(".")[2] for key in ("adversary", "task"))
+        why = "one answer for each pixel" if task.dense else "a comparison with other images, which change as well"
+        raise ConfigError(
+            f"adversary={name.lower()} task={asked}: an attack turns the one answer to an image, and this task has "
+            f"{why}.\nSet adversary=none."
         )
 
 

@@ -219,6 +219,23 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Exam:
+    """What a test of robustness is given."""
+
+    images: torch.Tensor  # (N, C, H, W), uint8 or float in 0..1, as they are evaluated
+    target: torch.Tensor
+    index: torch.Tensor  # (N,) in the split: by which chance is keyed
+    seed: int
+    task: Task
+    network: Any  # in eval mode, on its device, without gradients of weights
+    batch_size: int
+    logits: Callable[[torch.Tensor], torch.Tensor]  # images -> what the network says of them
+    error: Callable[[torch.Tensor], float]  # logits -> 1 - the monitored metric; the metric, where less is better
+    clean: torch.Tensor  # logits of the images as they are
+    seen: Sequence[str] = ()  # the corruptions that were trained on
+
+
+@dataclass(frozen=True)
 class Run:
     """What a stage is given: factories, since later stages need several networks and trainers."""
 

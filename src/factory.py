@@ -11,7 +11,7 @@ from typing import Any
 
 from src.contracts import ConfigError
 
-NAMES = "callbacks data distill finetune labels losses mix models penalties tasks"
+NAMES = "adversary callbacks data distill finetune labels losses mix models penalties robustness tasks"
 ROOMS = tuple(f"src.{room}." for room in NAMES.split())
 ALLOWED = frozenset(
     """

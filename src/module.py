@@ -31,7 +31,8 @@ class Module(pl.LightningModule):
     Optimizer. schedule: total updates -> (update -> factor on each group's learning rate). mix: batch -> batch, in
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
     value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
-    progressive: (batch, epoch) -> batch of other sizes, before it is mixed.
+    progressive: (batch, epoch) -> batch of other sizes, before it is mixed. adversary: (images, where the loss rises,
+    chance) -> worse images.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Module(pl.LightningModule):
         clip: str = "norm",
         compiler: str | None = None,
         progressive: Any = None,
+        adversary: Callable[..., torch.Tensor] | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
@@ -56,7 +58,7 @@ class Module(pl.LightningModule):
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
         self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
-        self.progressive = progressive
+        self.progressive, self.adversary = progressive, adversary
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
@@ -85,8 +87,10 @@ class Module(pl.LightningModule):
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """The same batch at other weights: with the same dropout; nothing is counted, and no statistics move."""
+        """The same batch at other weights, or with other pixels: with the same dropout; nothing is counted, and no
+        statistics move."""
         still = [m for m in self.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        before = self.repeats, self.loss.training
         self._seed()
         self.repeats = True
         self.loss.eval()
@@ -97,8 +101,8 @@ class Module(pl.LightningModule):
         finally:
             for norm in still:
                 norm.track_running_stats = True
-            self.loss.train()
-            self.repeats = False
+            self.repeats, training = before
+            self.loss.train(training)
 
     def on_fit_start(self) -> None:
         """In place, so that the names of the weights stay. Each size of a batch has a graph of its own: with one for
@@ -144,10 +148,29 @@ class Module(pl.LightningModule):
         return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))
 
     def objective(self, batch: Batch) -> torch.Tensor:
-        """What is minimised; numbers go into it without their unit."""
-        logits = self.network.standard(self.network(batch["image"]))
-        loss = self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+        """What is minimised."""
+        loss = self.error(batch if self.adversary is None else self.attacked(batch))
         return loss if self.penalty is None else loss + self.penalty(self.network)
+
+    def error(self, batch: Batch) -> torch.Tensor:
+        """The loss; numbers go into it without their unit."""
+        logits = self.network.standard(self.network(batch["image"]))
+        return self.loss(logits, {**batch, "target": self.network.standard(batch["target"])})
+
+    def attacked(self, batch: Batch) -> Batch:
+        """With worse images, by (seed, epoch, batch, rank); what is then learnt from them has the dropout of a plain
+        step. Only gradients of images are taken, so that other ranks need not be waited for."""
+
+        def slope(image: torch.Tensor) -> torch.Tensor:
+            image = image.detach().requires_grad_()
+            return torch.autograd.grad(self.error({**batch, "image": image}), image)[0]
+
+        assert self.adversary is not None
+        draw = torch.Generator().manual_seed(rng.key(self.seed, "adversary", *self.place))
+        with self.again():
+            image = self.adversary(batch["image"], slope, draw)
+        self._seed()
+        return {**batch, "image": image}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """The mean loss of the epoch, before its validation, so that both are there when the epoch ends."""

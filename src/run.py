@@ -29,10 +29,11 @@ from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
 from src.stages.report import report
+from src.stages.robustness import robustness
 from src.stages.select import select
 from src.stages.test import test
 
-STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, refit, test, report)}
+STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, refit, test, robustness, report)}
 
 
 def job(cfg: DictConfig) -> int:

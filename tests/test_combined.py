@@ -34,6 +34,7 @@ CHOICES = {
     "data.sampler": ["shuffled", "balanced", "group"],
     "data.progressive": ["null", "0.5"],
     "model.head": ["linear", "stages", "cosine"],
+    "adversary": ["none", "fast", "pgd adversary.steps=2 adversary.norm=l2 adversary.eps=0.5"],
     "optimizer": [
         "adamw", "sgd", "sam", "sam optimizer.perturb=norm", "timm optimizer.opt=lion",
         "timm optimizer.opt=lamb",
@@ -186,6 +187,8 @@ def test_numbers_outside_their_range_are_refused_at_the_door():
         "scheduler=step 'scheduler.shape.milestones=[0.8,0.5]'", "scheduler=step scheduler.shape.factor=2",
         "augment=augmix augment.policy.severity=11", "trainer.gradient_clip_algorithm=agc",
         "optimizer=sam trainer.accumulate_grad_batches=2", "optimizer=sam trainer.precision=16-mixed",
+        "adversary=pgd adversary.steps=0", "adversary=fast adversary.eps=-1", "adversary=fast adversary.eps=4/0",
+        "adversary=pgd adversary.norm=l1", "adversary=fast trainer.precision=16-mixed",
     ):  # fmt: skip
         said = shlex.split(word)
         (found,) = mistakes(said)

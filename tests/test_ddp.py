@@ -36,6 +36,7 @@ def run(request, shapes, whole, tmp_path_factory):
     if request.param == "launcher":  # with what a step may have more
         said += [*grouped(shapes, home), "data.sampler=group", "distill=run", f"distill.teacher.folder={whole}"]
         said += ["penalty=l2_sp", "data.progressive=0.5", "model.head=stages"]
+    said += ["adversary=fast"] if request.param == "torchrun" else []
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     screen = train([*(torchrun if request.param == "torchrun" else []), "train.py"], said)
     return home / "run", screen

@@ -11,6 +11,7 @@ from src.contracts import Head
 from src.tasks import heads
 from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
+from tests.yamls import node
 
 CLASSES = 3
 
@@ -241,14 +242,15 @@ def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first():
 
     from src.stages.select import names
 
-    def first(monitor: str, each: float) -> str:
+    def first(monitor: str, each: float, adversary: str = "none") -> str:
         task = multiclass(("a", "b"), monitor, "max")
         home = SimpleNamespace(state=dict, path=Path("nowhere"))
-        cfg = {"select": "auto", "data": {"flip": 0.0}, "model": {}}
+        cfg = {"select": "auto", "data": {"flip": 0.0}, "model": {}, "adversary": node("adversary", adversary)}
         return names(SimpleNamespace(task=task, cfg=cfg, home=home, audit=SimpleNamespace(each=each)))[0]
 
     assert first("val/acc", 50) == "ema+closing"
     assert first("val/balanced_acc", 50) == "ema+blend"
+    assert first("val/acc", 50, "fast") == "ema"  # a head solved on clean images would undo what was trained
     assert first("val/acc", 1000) == "ema+blend"
 
 

@@ -79,6 +79,7 @@ def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path
         (2, ["optimizer=sam", "mix=both", "mix.off_epochs=1", "penalty=l2_sp", "callbacks.ema.last=0.5", "select=ema"]),
         (1, ["loss=elr", "data.sampler=balanced", "augment=three_augment"]),
         (1, ["distill=run", "distill.teacher.folder=TEACHER", "data.progressive=0.5", "model.head=stages", "GROUPED"]),
+        (1, ["adversary=pgd", "adversary.steps=2", "mix=mixup", "augment=corruptions"]),
     ],
 )
 def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, whole, tmp_path, passes, more):

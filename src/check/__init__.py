@@ -118,6 +118,14 @@ def _judged(
         yield _one_by_one(typed)
 
 
+def faults(word: Word, config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a word about a config that is composed already."""
+    for value, text in zip(word.values, word.texts, strict=True):
+        for key, leaf in _leaves(word.key, value, config):
+            if fault := _fault(key, leaf, config, config, text if key == word.key else kinds.said(leaf), word.sign):
+                yield f"{word.text}\n  {fault}"
+
+
 def _leaves(key: str, value: Any, config: Any) -> Iterator[tuple[str, Any]]:
     """A value that is a mapping, where the config has one too, is as many words."""
     if isinstance(value, dict) and (not key or isinstance(lookup(config, key), dict)):

@@ -70,6 +70,7 @@ def said(value: Any) -> str:
 
 
 NULL = Rule("null", lambda v: v is None)
+FRACTION = Rule("a fraction, as 4/255", lambda v: isinstance(v, str) and re.fullmatch(r"\d+/[1-9]\d*", v) is not None)
 TEXT = Rule("text", lambda v: isinstance(v, str) and v != "")
 NODE = Rule("a yaml node with a _target_", lambda v: isinstance(v, dict) and "_target_" in v)
 BOOL = one_of(True, False)

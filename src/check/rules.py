@@ -9,6 +9,7 @@ from typing import Any
 from src.check.kinds import (
     BATCHES,
     BOOL,
+    FRACTION,
     NODE,
     NULL,
     PRECISIONS,
@@ -128,6 +129,18 @@ RULES: dict[str, Rule] = {
     "distill.alpha": number("0 < x <= 1"),
     "distill.temperature": number("0 < x") | NULL,
     "distill.teacher.*": TEXT,
+    "robustness.images": whole("1 <= x"),
+    "robustness.kinds": Rule("a list of corruptions", lambda v: _is_list(v) and v != []) | NULL,
+    "robustness.severities": Rule("a list of 1 … 5", lambda v: _are(v, whole("1 <= x <= 5"))),
+    "robustness.pixels": Rule("a list of whole numbers, each 1 <= x", lambda v: _are(v, whole("1 <= x"))),
+    "robustness.degrees": Rule("a list of numbers, each 0 < x < 90", lambda v: _are(v, number("0 < x < 90"))),
+    "robustness.eps": Rule("a list of numbers or fractions, as [4/255]", lambda v: _are(v, number("0 < x") | FRACTION)),
+    "robustness.norm": one_of("linf", "l2"),
+    **{f"robustness.{key}": whole("1 <= x") for key in ("steps", "restarts", "iterations", "queries")},
+    "adversary.eps": number("0 <= x") | FRACTION,
+    "adversary.steps": whole("1 <= x"),
+    "adversary.norm": one_of("linf", "l2"),
+    "adversary.step": number("0 < x") | NULL,
     "loss.ce": number("0 <= x"),
     "loss.dice": number("0 <= x"),
     "loss.focal": number("0 <= x"),
@@ -175,6 +188,8 @@ RULES: dict[str, Rule] = {
     "augment.policy.severity": whole("1 <= x <= 10"),
     "augment.policy.mixture_width": whole("1 <= x"),
     "augment.policy.chain_depth": whole("1 <= x") | one_of(-1, note=" (1 to 3, by chance)"),
+    "augment.policy.severities": pair("1 <= x <= 5"),
+    "augment.policy.probability": number("0 < x <= 1"),
     "augment.policy.alpha": number("0 < x"),
     "callbacks.deadline.seconds": number("0 < x") | NULL,
     "callbacks.ema.decay": number("0 <= x < 1") | NULL,
@@ -266,6 +281,10 @@ def _levels(value: Any) -> bool:
     if not (_is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
         return False
     return sorted(set(value)) == value
+
+
+def _are(values: Any, each: Rule) -> bool:
+    return _is_list(values) and values != [] and all(map(each.holds, values))
 
 
 def _is_list(value: Any) -> bool:

@@ -98,6 +98,12 @@ def _training(of: Of) -> Iterator[str]:
             "ratio of a unit's gradient to its weights, and this clips nothing.\n  "
             "Set trainer.gradient_clip_val to 0.01 … 0.16."
         )
+    if of("adversary.eps") is not None and str(of("trainer.precision")) in ("16-mixed", "16"):
+        yield (
+            f"adversary.eps={of('adversary.eps')} trainer.precision={of('trainer.precision')}\n  Small gradients of "
+            "images would become 0: nothing scales them. Set trainer.precision=bf16-mixed or 32-true, or "
+            "adversary=none."
+        )
     adds = f"trainer.accumulate_grad_batches={of('trainer.accumulate_grad_batches')}"
     if of("trainer.effective_batch") is not None:
         if of("trainer.accumulate_grad_batches") != 1:

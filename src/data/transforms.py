@@ -69,6 +69,7 @@ class Augment:
             )
         policy = policy if policy is None or colour else colourless(policy)
         self.keeps_place = policy is None or getattr(policy, "keeps_place", isinstance(policy, v2.ColorJitter))
+        self.seen = getattr(policy, "kinds", ())  # corruptions that the training knows
         if policy is not None and spec.channels not in (1, 3):
             raise ConfigError(
                 f"augment: {type(policy).__name__} changes colours and knows 1 or 3 channels; "

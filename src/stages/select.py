@@ -41,13 +41,14 @@ def names(run: Run) -> list[str]:
         return [asked]
     alone = run.audit.each <= MANY and not run.task.by_class
     closed = ["+closing", "+blend"] if alone else ["+blend", "+closing"]
-    solved = run.task.close and _linear(run)
+    attacked = not run.cfg["adversary"]["_target_"].endswith(".none")  # a head solved on images as they are undoes it
+    solved = run.task.close and not attacked and _linear(run)
     heads = [head for head in closed if solved and (run.task.mix or head != "+blend")]
     order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
     if "rival" in run.home.state():
         order = [*(f"soup{head}" for head in heads or [""]), *order]
         order.insert(order.index("ema") + (not heads), "rival+closing" if heads else "rival")
-    order += ["probe"] if probe.there(run.home) else []
+    order += ["probe"] if probe.there(run.home) and not attacked else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     return [name + ("+mirror" if both else "") for name in order for both in mirror]
 

@@ -1,0 +1,117 @@
+"""A finished run is tested again: the same numbers on its own images, other images by the names of their classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from src.contracts import ConfigError, DataError
+from src.evaluate import evaluate
+from tests import made
+from tests.test_combined import tried
+
+quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+@pytest.fixture(scope="module")
+def run(whole, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(whole, tmp_path_factory.mktemp("evaluate") / "run"))
+
+
+def files(run: Path) -> dict[str, bytes]:
+    found = (p for p in run.rglob("*") if p.is_file() and "evaluations" not in p.parts and p.name != "robustness.json")
+    return {str(p.relative_to(run)): p.read_bytes() for p in found}
+
+
+@quiet
+def test_the_own_test_split_gives_the_numbers_of_the_run_and_leaves_it_alone(run, capsys):
+    before = files(run)
+    found = evaluate(str(run), ["robustness=shifts", "robustness.pixels=[1]", "robustness.images=10"])
+    was = {k: v for k, v in json.loads((run / "metrics.json").read_text()).items() if k.startswith("test/")}
+    assert found == pytest.approx(was, abs=1e-6)
+    assert (run / "evaluations/test/predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    assert files(run) == before
+    said = json.loads((run / "robustness.json").read_text())
+    assert said["images"] == 10 and set(said["shifts"]) == {
+        "clean", "mirrored", "upside_down", "shift_1", "turn_5", "turn_10",
+    }  # fmt: skip
+    assert said["shifts"]["mirrored"]["error"] > 0.5  # left is right there
+    assert f"in the run {was['test/acc']:.4f}" in capsys.readouterr().out
+
+
+@quiet
+def test_other_images_are_tested_by_the_names_of_their_classes(run, shapes, tmp_path):
+    was = json.loads((run / "metrics.json").read_text())
+    root = shutil.copytree(shapes / "test", tmp_path / "night")
+    found = evaluate(str(run), [f"data.root={root}"])  # all of them, since they are not divided
+    assert found == pytest.approx({k: v for k, v in was.items() if k.startswith("test/")}, abs=1e-6)
+    images = sorted(root.rglob("*.png"))
+    rows = [f"{image.relative_to(root)},{image.parent.name}" for image in images[:4] + images[-3:]]
+    (root / "seven.csv").write_text("\n".join(["path,target", *rows]))
+    some = evaluate(str(run), ["data=csv", f"data.root={root}", "data.table=seven.csv"])
+    assert some["test/images"] == 7 and (run / "evaluations/night-seven/predictions.csv").is_file()
+    with pytest.raises(ConfigError, match="name=night"):  # which has other images
+        evaluate(str(run), ["data=csv", f"data.root={root}", "data.table=seven.csv", "name=night"])
+    (root / "left").rename(root / "above")
+    with pytest.raises(DataError) as caught:
+        evaluate(str(run), [f"data.root={root}", "name=other"])
+    assert "does not know 1 class(es): above" in str(caught.value) and "no image of 1 class(es): left" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("data.rot=x", "data.root"),
+        ("optimizer.lr=1", "decided by the training"),
+        ("loss=focal", "decided by the training"),
+        ("data.flip=0.2", "decided by the training"),
+        ("robustness=corruption", "robustness has: all, attacks, corruptions"),
+        ("robustness=attacks robustness.eps=[-1]", "fractions"),
+        ("robustness.steps=3", "robustness=attacks"),
+        ("robustness=corruptions robustness.kinds=[rain]", "gaussian_noise"),
+        ("data=csv", "data.root has no value"),
+        ("data.root=/nowhere/at/all", "no such folder"),
+        ("data.batch_size=8,16", "one at a time"),
+        ("robustness", "KEY=VALUE"),
+    ],
+)
+def test_words_that_cannot_be_obeyed_are_refused_and_nothing_is_written(run, said, why):
+    before = {p for p in run.rglob("*.json") if p.name == "metrics.json"}
+    with pytest.raises((ConfigError, DataError)) as caught:
+        evaluate(str(run), said.split())
+    assert why in str(caught.value)
+    assert {p for p in run.rglob("*.json") if p.name == "metrics.json"} == before
+
+
+def test_a_run_without_a_model_is_refused_with_what_to_do(run, tmp_path):
+    with pytest.raises(ConfigError, match="no run folder"):
+        evaluate(str(tmp_path), [])
+    half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("model"))
+    with pytest.raises(ConfigError, match=r"train\.py resume="):
+        evaluate(str(half), [])
+
+
+def test_attacks_are_refused_before_training_where_there_is_no_class(shapes, tmp_path):
+    root = made.bars(tmp_path / "bars", 24)
+    said = f"robustness=attacks task=regression data=csv data.root={root} data.table=table.csv"
+    assert "they are numbers" in tried(said.split(), tmp_path, shapes)
+
+
+@pytest.mark.slow
+def test_adversarial_training_withstands_attacks_that_undo_a_plain_model(zygote, tmp_path):
+    accuracy = {}
+    for name, more in (("plain", []), ("pgd", ["adversary=pgd", "adversary.eps=16/255", "adversary.steps=3"])):
+        words = [
+            "recipe=off", "trainer.max_epochs=2", "select=last", "logger=[]", f"run_dir={tmp_path / name}",
+            f"paths.cache={tmp_path / 'cache'}", "trainer.accelerator=cpu", "robustness=attacks", *more,
+            "robustness.eps=[16/255]", "robustness.images=100", "robustness.iterations=5", "robustness.queries=5",
+        ]  # fmt: skip
+        assert zygote.run(*words) == 0, zygote.screen
+        accuracy[name] = json.loads((tmp_path / name / "robustness.json").read_text())["attacks"]["eps"]["16/255"]
+    assert accuracy["pgd"]["pgd"] > accuracy["plain"]["pgd"] + 0.15, accuracy
+    assert accuracy["pgd"]["worst"] > accuracy["plain"]["worst"] + 0.1, accuracy
