@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from src import decisions
 from src.contracts import ConfigError, Task
 from src.data.sampler import POWER
 
@@ -27,6 +28,7 @@ def fair(cfg: Mapping[str, Any], task: Task, counts: Sequence[int], loss: Callab
 
 def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     """Raises ConfigError. trial: the module as it would be trained."""
+    decisions.suits(cfg["calibrate"], task)
     if trial.mix is not None:
         _mix(cfg, trial, task)
     if cfg["data"]["sampler"] != "shuffled":

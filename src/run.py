@@ -23,6 +23,7 @@ from src.contracts import ConfigError, DataError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.stages import pixels, probe
+from src.stages.calibrate import calibrate
 from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
@@ -30,7 +31,7 @@ from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
 
-STAGES = {stage.__name__: stage for stage in (fit, select, refit, test, report)}
+STAGES = {stage.__name__: stage for stage in (fit, select, calibrate, refit, test, report)}
 
 
 def job(cfg: DictConfig) -> int:

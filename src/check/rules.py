@@ -171,6 +171,17 @@ RULES: dict[str, Rule] = {
     "augment.policy.mixture_width": whole("1 <= x"),
     "augment.policy.chain_depth": whole("1 <= x") | one_of(-1, note=" (1 to 3, by chance)"),
     "augment.policy.alpha": number("0 < x"),
+    "calibrate.scaling": one_of("auto", "none", "temperature", "vector"),
+    "calibrate.sets": one_of("none", "lac", "aps", "raps"),
+    "calibrate.alpha": number("0 < x < 1"),
+    "calibrate.unfamiliar": one_of("none", "energy", "mahalanobis", "knn"),
+    "calibrate.false_alarm": number("0 < x < 1"),
+    "calibrate.decision": one_of("none", "f1", "precision", "cost"),
+    "calibrate.precision": number("0 < x < 1"),
+    "calibrate.cost": Rule(
+        "rows of numbers, as [[0,1],[10,0]]", lambda v: _is_list(v) and v != [] and all(map(_numbers, v))
+    )
+    | NULL,
     "callbacks.deadline.seconds": number("0 < x") | NULL,
     "callbacks.ema.decay": number("0 <= x < 1") | NULL,
     "callbacks.ema.memory": number("0 < x <= 1"),
@@ -257,6 +268,10 @@ def _levels(value: Any) -> bool:
     if not (_is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
         return False
     return sorted(set(value)) == value
+
+
+def _numbers(value: Any) -> bool:
+    return _is_list(value) and value != [] and all(map(real, value))
 
 
 def _is_list(value: Any) -> bool:

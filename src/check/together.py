@@ -63,6 +63,11 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
+    if (of("calibrate.decision") == "cost") != (of("calibrate.cost") is not None):
+        yield (
+            f"calibrate.decision={of('calibrate.decision')} calibrate.cost={said(of('calibrate.cost'))}\n  They go "
+            "together. Set calibrate.cost to a row of numbers for each class, and calibrate.decision=cost."
+        )
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
 

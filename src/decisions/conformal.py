@@ -1,4 +1,4 @@
-"""Split conformal prediction: sets of classes, and intervals of numbers, that hold the truth with a stated frequency."""
+"""Split conformal prediction: sets of classes and intervals of numbers that hold the truth as often as stated."""
 
 from __future__ import annotations
 

@@ -18,12 +18,13 @@ def f1(p: torch.Tensor, there: torch.Tensor) -> float:
 
 
 def precision(p: torch.Tensor, there: torch.Tensor, required: float) -> float | None:
-    """The lowest from which on the precision is at least `required`, by the lower bound of Wilson (1927) at `SURE`; None
-    where it is nowhere."""
+    """The lowest from which on the precision is at least `required`, by the lower bound of Wilson (1927) at `SURE`;
+    None where it is nowhere."""
     ranked, hit = _ranked(p, there)
     said, z = torch.arange(1, len(p) + 1).double(), NormalDist().inv_cdf(SURE)
     rate = hit / said
-    low = (rate + z * z / (2 * said) - z * (rate * (1 - rate) / said + (z / (2 * said)) ** 2).sqrt()) / (1 + z * z / said)
+    spread = (rate * (1 - rate) / said + (z / (2 * said)) ** 2).sqrt()
+    low = (rate + z * z / (2 * said) - z * spread) / (1 + z * z / said)
     reached = torch.nonzero(low >= required)[:, 0]
     return _between(ranked, int(reached[-1])) if len(reached) else None
 

@@ -17,6 +17,16 @@ def energy(logits: torch.Tensor, kind: str) -> torch.Tensor:
     return -softplus(logits).sum(1) if kind == "labels" else -logits.logsumexp(1)
 
 
+def strangeness(
+    method: str, kept: Tensors, logits: torch.Tensor, features: torch.Tensor | None, kind: str
+) -> torch.Tensor:
+    """(N,) by any method."""
+    if method == "energy":
+        return energy(logits.float(), kind)
+    assert features is not None, "this score needs the last features"
+    return score(method, kept, features)
+
+
 def reference(method: str, x: torch.Tensor, group: torch.Tensor) -> Tensors:
     """What is kept of training features (N, D), whose classes are `group` (N,)."""
     if method == "knn":

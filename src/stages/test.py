@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from src import folder
 from src.contracts import Run
 from src.stages.draw import masks
-from src.stages.predict import measure, predictions, table
+from src.stages.predict import calibration, measure, predictions, table
 from src.stats import interval, metric
 
 
@@ -20,22 +20,31 @@ def test(run: Run) -> None:
         if run.leader:
             print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
         return
+    network, saved, see, rows = run.load(), calibration(run), None, None
+    if run.decisions.needs_features(saved):
+        see = lambda image: torch.cat(network.both(image), 1)  # noqa: E731
     if run.task.dense:
-        logits = masks(run, run.load(), "test") if run.leader else torch.zeros(0)
+        logits = masks(run, network, "test") if run.leader else torch.zeros(0)
         index = torch.arange(len(run.source.splits["test"]))
         target = torch.zeros(len(logits), dtype=torch.long)
     else:
-        index, logits, target = predictions(run, run.load(), "test")
+        index, logits, target = predictions(run, network, "test", see)
     if not run.leader:
         return
-    folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits))
+    logits, features = (logits[:, : network.outputs], logits[:, network.outputs :]) if see else (logits, None)
+    rows = run.decisions.apply(saved, logits, features) if saved else None
+    folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits, rows))
     if run.task.embeds:
         folder.write(run.home.path / "embeddings.npy", array(logits))
     if not run.source.splits["test"].labelled:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
+    found = {}
+    if saved:
+        found = {f"test/{k}": v for k, v in run.decisions.measure(saved, logits, target, run.cfg["seed"]).items()}
+        logits = run.decisions.scaled(saved, logits) if run.task.target == "class" else logits
     headline = run.task.monitor.removeprefix("val/")
-    found = measure(run, "test", logits, target)
+    found = measure(run, "test", logits, target) | found
     if bounds := interval(run.task, logits, target, run.cfg["seed"]):
         found |= {f"test/{headline}/low": bounds[0], f"test/{headline}/high": bounds[1]}
         blind = metric(run.task, blindly(run, logits, target), target) or 0.0
