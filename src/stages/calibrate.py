@@ -91,10 +91,8 @@ def _tell(plain: dict[str, Any]) -> None:
     if "margin" in plain:
         told.append("intervals of ± " + ", ".join(f"{m:.4g}" for m in plain["margin"]))
     if decision := plain.get("decision"):
-        told.append(
-            f"decision by {decision['method']}"
-            + (f" from {decision['threshold']:.3g} on" if "threshold" in decision else "")
-        )
+        cut = f" from {decision['threshold']:.3g} on" if "threshold" in decision else ""
+        told.append(f"decision by {decision['method']}{cut}")
     if strange := plain.get("unfamiliar"):
         told.append(f"unfamiliar by {strange['method']}, {100 * strange['false_alarm']:g} % false alarms")
     print(f"calibrate  {plain['images']} images of val: {'; '.join(filter(None, told)) or 'nothing'}")

@@ -20,9 +20,12 @@ def test(run: Run) -> None:
         if run.leader:
             print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
         return
-    network, saved, see, rows = run.load(), calibration(run), None, None
+    network, saved, see, rows = run.load(), calibration(run), None, None  # rows: what is said of each image beside its prediction
     if run.decisions.needs_features(saved):
-        see = lambda image: torch.cat(network.both(image), 1)  # noqa: E731
+
+        def see(image: torch.Tensor) -> torch.Tensor:
+            return torch.cat(network.both(image), 1)
+
     if run.task.dense:
         logits = masks(run, network, "test") if run.leader else torch.zeros(0)
         index = torch.arange(len(run.source.splits["test"]))
@@ -40,9 +43,11 @@ def test(run: Run) -> None:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
     found = {}
-    if saved:
+    if rows:
         found = {f"test/{k}": v for k, v in run.decisions.measure(saved, logits, target, run.cfg["seed"]).items()}
         logits = run.decisions.scaled(saved, logits) if run.task.target == "class" else logits
+        if "unfamiliar" in rows[0]:
+            found["test/unfamiliar"] = sum(row["unfamiliar"] for row in rows) / len(rows)
     headline = run.task.monitor.removeprefix("val/")
     found = measure(run, "test", logits, target) | found
     if bounds := interval(run.task, logits, target, run.cfg["seed"]):
