@@ -68,13 +68,13 @@ def apply(saved: Mapping[str, Any], logits: torch.Tensor, features: torch.Tensor
         return rows
     columns: dict[str, Sequence[Any]] = {}
     names, kind, logits = saved["classes"], saved["kind"], logits.float().cpu()
+    p = torch.zeros(0) if kind == "numbers" else probabilities(saved, logits)
     if kind == "numbers":
         for side, sign in (("low", -1), ("high", 1)) if saved.get("margin") else ():
             bounds = logits + sign * torch.tensor(saved["margin"])
             for name, values in zip(names, bounds.T.tolist(), strict=True):
                 columns[f"{side}/{name}" if len(names) > 1 else side] = values
     else:
-        p = probabilities(saved, logits)
         columns |= _said(saved, p)
         columns |= {f"prob/{name}": values for name, values in zip(names, p.T.tolist(), strict=True)}
     if saved.get("sets"):

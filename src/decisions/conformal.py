@@ -32,7 +32,7 @@ def scores(p: torch.Tensor, method: str) -> torch.Tensor:
     (Angelopoulos et al. 2021)."""
     if method == "lac":
         return 1 - p
-    ranked, order = p.sort(1, descending=True, stable=True)
+    ranked, order = p.sort(dim=1, descending=True, stable=True)
     above = ranked.cumsum(1) - ranked
     if method == "raps":
         above = above + PENALTY * (torch.arange(p.shape[1], device=p.device) - FREE + 1).clamp(min=0)

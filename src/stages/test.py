@@ -20,21 +20,18 @@ def test(run: Run) -> None:
         if run.leader:
             print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
         return
-    network, saved, see, rows = run.load(), calibration(run), None, None  # rows: what is said of each image beside its prediction
-    if run.decisions.needs_features(saved):
-
-        def see(image: torch.Tensor) -> torch.Tensor:
-            return torch.cat(network.both(image), 1)
-
+    network, saved = run.load(), calibration(run)
+    wide = run.decisions.needs_features(saved)
     if run.task.dense:
         logits = masks(run, network, "test") if run.leader else torch.zeros(0)
         index = torch.arange(len(run.source.splits["test"]))
         target = torch.zeros(len(logits), dtype=torch.long)
     else:
+        see = (lambda image: torch.cat(network.both(image), 1)) if wide else None
         index, logits, target = predictions(run, network, "test", see)
     if not run.leader:
         return
-    logits, features = (logits[:, : network.outputs], logits[:, network.outputs :]) if see else (logits, None)
+    logits, features = logits.tensor_split([network.outputs], 1) if wide else (logits, None)
     rows = run.decisions.apply(saved, logits, features) if saved else None
     folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits, rows))
     if run.task.embeds:
