@@ -176,7 +176,6 @@ class Task:
     scores: Scorer | None = None  # -> (N,), whose mean is the monitored metric
     score: Scorer | None = None  # -> the monitored metric, where it is no mean over images
     by_class: bool = False  # the scores weigh classes, so that images are to be resampled within theirs
-    levels: bool = False  # classes are in order, and the level nearest to the mean is said
     dense: bool = False  # the target is the class of each pixel; logits are then (N, C, C) counts: truth by answer
     embeds: bool = False  # logits are embeddings: images are compared, and `decode` says which row is the `nearest`
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it

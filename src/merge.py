@@ -63,14 +63,6 @@ def _logits(rows: list[Row], target: str, classes: Sequence[str], head: str = ""
     return p.log() if target == "class" else p.logit()
 
 
-def uncalibrated(found: torch.Tensor, task: Any, facts: dict[str, Any]) -> torch.Tensor:
-    """Of labels the logits as the network puts them out: their thresholds are for these."""
-    scaling = (facts.get("calibration") or {}).get("scaling")
-    if task.target != "labels" or not scaling:
-        return found
-    return (found - torch.tensor(scaling["shift"])) / torch.tensor(scaling["factor"])
-
-
 def averaged(folds: list[torch.Tensor], task: Any) -> torch.Tensor:
     """Probabilities are averaged, and numbers."""
     if task.parts:
@@ -124,7 +116,7 @@ def merge(sweep: Path) -> dict[str, float]:
         tested = [sorted(read(fold / "predictions.csv"), key=lambda row: row["path"]) for fold in folds]
         if len({tuple(row["path"] for row in rows) for rows in tested}) > 1:
             raise DataError(f"{sweep}: the folds were tested on different images. Merge runs of one sweep.")
-        parts = [uncalibrated(logits(rows, task, fact), task, fact) for rows, fact in zip(tested, facts, strict=True)]
+        parts = [logits(rows, task, fact) for rows, fact in zip(tested, facts, strict=True)]
         mixed = averaged(parts, task)
         found = _write(out / "predictions.csv", tested[0], mixed, task, labels, first, tuned)
         said |= {f"test/{key}": value for key, value in found.items()}

@@ -93,8 +93,8 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer, shown, saved = None, [], decisions.load(Path(run_dir) / "model", facts)
         for path, logits, features in answers(network, paths, facts["resize"], batch_size, bad):
-            row = {"path": path, **task.decode(logits[None], **facts.get("tuned", {}))[0]}
-            row |= decisions.apply(saved, logits[None], features[None])[0]
+            said = task.decode(decisions.scaled(saved, logits[None]), **facts.get("tuned", {}))[0]
+            row = {"path": path, **said, **decisions.apply(saved, logits[None], features[None])[0]}
             if writer is None:
                 writer = csv.DictWriter(stream, list(row))
                 writer.writeheader()

@@ -50,33 +50,23 @@ def needs_features(saved: Mapping[str, Any]) -> bool:
 
 
 def scaled(saved: Mapping[str, Any], logits: torch.Tensor) -> torch.Tensor:
-    """The logits of the calibrated probabilities (N, K)."""
+    """The logits of the calibrated probabilities: what `Task.decode` and the metrics are given."""
     return _scaled(saved["scaling"], logits) if saved.get("scaling") else logits.float()
 
 
-def probabilities(saved: Mapping[str, Any], logits: torch.Tensor) -> torch.Tensor:
-    """Calibrated."""
-    found = scaled(saved, logits)
-    return found.sigmoid() if saved["kind"] == "labels" else found.softmax(1)
-
-
 def apply(saved: Mapping[str, Any], logits: torch.Tensor, features: torch.Tensor | None = None) -> list[dict[str, Any]]:
-    """(N, K) logits as the network puts them out -> for each image the columns that replace or follow those of
-    `Task.decode`: prediction and prob/CLASS calibrated; set, unsure; decision; low, high; unfamiliar and its score."""
+    """(N, K) logits as the network puts them out -> for each image the columns behind those of
+    `Task.decode(scaled(saved, logits))`: set, unsure; decision; low, high; unfamiliar and its score."""
     rows: list[dict[str, Any]] = [{} for _ in range(len(logits))]
     if not saved or not rows:
         return rows
     columns: dict[str, Sequence[Any]] = {}
     names, kind, logits = saved["classes"], saved["kind"], logits.float().cpu()
-    p = torch.zeros(0) if kind == "numbers" else probabilities(saved, logits)
-    if kind == "numbers":
-        for side, sign in (("low", -1), ("high", 1)) if saved.get("margin") else ():
-            bounds = logits + sign * torch.tensor(saved["margin"])
-            for name, values in zip(names, bounds.T.tolist(), strict=True):
-                columns[f"{side}/{name}" if len(names) > 1 else side] = values
-    else:
-        columns |= _said(saved, p)
-        columns |= {f"prob/{name}": values for name, values in zip(names, p.T.tolist(), strict=True)}
+    p = scaled(saved, logits).softmax(1)
+    for side, sign in (("low", -1), ("high", 1)) if saved.get("margin") else ():
+        bounds = logits + sign * torch.tensor(saved["margin"])
+        for name, values in zip(names, bounds.T.tolist(), strict=True):
+            columns[f"{side}/{name}" if len(names) > 1 else side] = values
     if saved.get("sets"):
         inside = conformal.sets(p, saved["sets"])
         order = p.argsort(1, descending=True)
@@ -90,13 +80,3 @@ def apply(saved: Mapping[str, Any], logits: torch.Tensor, features: torch.Tensor
         columns["unfamiliar"] = (strange > saved["unfamiliar"]["threshold"]).tolist()
         columns["unfamiliar/score"] = strange.tolist()
     return [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
-
-
-def _said(saved: Mapping[str, Any], p: torch.Tensor) -> dict[str, Sequence[Any]]:
-    """The most probable class, or the level nearest to the mean; which labels an image has, their thresholds say."""
-    if saved["kind"] == "labels":
-        return {}
-    if not saved["levels"]:
-        return {"prediction": [saved["classes"][c] for c in p.argmax(1).tolist()]}
-    mean = p @ torch.arange(p.shape[1], dtype=p.dtype)
-    return {"prediction": [saved["classes"][c] for c in mean.round().long().tolist()], "expected": mean.tolist()}

@@ -14,7 +14,7 @@ from src.decisions.scaling import choose
 
 KINDS = ("class", "labels", "numbers")  # of Task.target, for which something can be fitted
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
-Fitted = tuple[dict[str, Any], dict[str, torch.Tensor]]
+Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ def suits(words: Mapping[str, Any], task: Task) -> None:
 
 def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None, seed: int) -> Fitted:
     """words: the config's `calibrate`. held: images that the network has not learnt. train: those that it has, with
-    features; None where none are needed. -> what `save` takes; its `notes` say what was left out."""
+    features; None where none are needed. -> what `save` takes, its `notes` saying what was left out; and the logits of
+    `held`, each scaled by what was fitted without it."""
     kind, logits, notes, n = task.target, held.logits.float(), list[str](), len(held.target)
-    plain: dict[str, Any] = {"kind": kind, "levels": task.levels, "images": n, "notes": notes}
+    plain: dict[str, Any] = {"kind": kind, "images": n, "notes": notes}
     enough = n >= conformal.needed(words["alpha"])
     if words["sets"] != "none" and not enough:
         notes.append(f"no sets: alpha={words['alpha']} takes {conformal.needed(words['alpha'])} images, not {n}")
+    crossed = logits
     if kind == "numbers":
         if words["sets"] != "none" and enough and task.spread is None:
             plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
@@ -80,7 +82,7 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
             strange = unfamiliar.strangeness(method, tensors, logits, held.features, kind)
             cut = conformal.threshold(strange, words["false_alarm"])
             plain["unfamiliar"] = {"method": method, "false_alarm": words["false_alarm"], "threshold": cut}
-    return plain, tensors
+    return plain, tensors, crossed
 
 
 def reference(method: str, task: Task, train: Images) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from src import folder, world
 from src.contracts import ConfigError, Run
 from src.stages import probe
-from src.stages.predict import predictions
+from src.stages.predict import predictions, table, tuned
 from src.stages.select import HELD_OUT
 
 MOST = 2_000  # training images that others are compared with
@@ -31,11 +31,15 @@ def calibrate(run: Run) -> None:
         features = predictions(run, network, "val", lambda image: network.both(image)[1])[1]
         images = make.Images(**held, features=features)
     if run.leader:
-        plain, tensors = make.fit(words, run.task, images, train, run.cfg["seed"])
+        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"])
         file = run.home.path / "model" / "model.json"
         facts = json.loads(file.read_text(encoding="utf-8"))
-        saved = make.save(file.parent, plain, tensors)
-        folder.write(file, json.dumps({**facts, "calibration": saved}, indent=1, ensure_ascii=False))
+        if "scaling" in plain:
+            if run.task.tune:  # a threshold is of the probabilities that are shipped
+                run.home.update(tuned=run.task.tune(crossed, images.target))
+            folder.write(run.home.path / "predictions_val.csv", table(run, "val", torch.arange(len(crossed)), crossed))
+        facts |= {"tuned": tuned(run), "calibration": make.save(file.parent, plain, tensors)}
+        folder.write(file, json.dumps(facts, indent=1, ensure_ascii=False))
         _tell(plain)
     world.gather(None)  # the other ranks must not look for it before it is there
 

@@ -51,8 +51,8 @@ def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) ->
 def table(
     run: Run, split: str, index: torch.Tensor, logits: torch.Tensor, more: Sequence[dict[str, Any]] | None = None
 ) -> str:
-    """path, target (where there is one), prediction, prob/<class>… of these images; more: columns of each, in place of
-    these or behind them."""
+    """path, target (where there is one), prediction, prob/<class>… of these images; more: columns of each, behind
+    these."""
     images, labels, out = run.source.splits[split], run.source.labels, io.StringIO()
     rows = run.task.decode(logits, **tuned(run)) if len(logits) else [{} for _ in index]
     rows = [_beside(run, split, index, row) for row in rows] if run.task.embeds else rows

@@ -33,7 +33,8 @@ def test(run: Run) -> None:
         return
     logits, features = logits.tensor_split([network.outputs], 1) if wide else (logits, None)
     rows = run.decisions.apply(saved, logits, features) if saved else None
-    folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits, rows))
+    shipped = run.decisions.scaled(saved, logits)
+    folder.write(run.home.path / "predictions.csv", table(run, "test", index, shipped, rows))
     if run.task.embeds:
         folder.write(run.home.path / "embeddings.npy", array(logits))
     if not run.source.splits["test"].labelled:
@@ -42,14 +43,13 @@ def test(run: Run) -> None:
     found = {}
     if rows:
         found = {f"test/{k}": v for k, v in run.decisions.measure(saved, logits, target, run.cfg["seed"]).items()}
-        logits = run.decisions.scaled(saved, logits) if run.task.target == "class" else logits
         if "unfamiliar" in rows[0]:
             found["test/unfamiliar"] = sum(row["unfamiliar"] for row in rows) / len(rows)
     headline = run.task.monitor.removeprefix("val/")
-    found = measure(run, "test", logits, target) | found
-    if bounds := interval(run.task, logits, target, run.cfg["seed"]):
+    found = measure(run, "test", shipped, target) | found
+    if bounds := interval(run.task, shipped, target, run.cfg["seed"]):
         found |= {f"test/{headline}/low": bounds[0], f"test/{headline}/high": bounds[1]}
-        blind = metric(run.task, blindly(run, logits, target), target) or 0.0
+        blind = metric(run.task, blindly(run, shipped, target), target) or 0.0
         found[f"test/{headline}/constant"] = blind
         better = found[f"test/{headline}"] > blind if run.task.mode == "max" else found[f"test/{headline}"] < blind
         run.home.update(beaten=better)

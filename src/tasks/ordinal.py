@@ -76,7 +76,6 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
         score=kappa if monitor == "val/qwk" else None,
         skill=kappa,
         constant=partial(constant, classes=n),
-        levels=True,
         geometric=True,
         solve=partial(solve, classes=n, uniform=False),
         close=partial(close, classes=n, uniform=False),
