@@ -132,17 +132,16 @@ def scores(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_threshold_reaches_the_precision_that_is_required():
-    rates, taken = [], 0
+    rates, taken = [], []
     for seed in range(60):
-        cut = threshold.precision(*scores(300, seed), 0.9)
+        cut = threshold.precision(*scores(400, seed), 0.8)
         assert cut is not None
         p, there = scores(20_000, 1000 + seed)
         rates.append(float(there[p > cut].float().mean()))
-        taken += float((p > cut).float().mean()) / 60
-    assert sum(rate >= 0.9 for rate in rates) >= 45  # 0.9 of them, less what choosing the best of many costs
-    assert min(rates) > 0.86 and taken > 0.15
-    p, there = scores(20, 0)
-    assert threshold.precision(p, there, 0.99) is None
+        taken.append(float((p > cut).float().mean()))
+    assert sum(rate >= 0.8 for rate in rates) >= 48  # SURE of them, less what choosing the best of many costs
+    assert min(rates) > 0.76 and sum(taken) / 60 > 0.3
+    assert threshold.precision(*scores(20, 0), 0.99) is None
 
 
 def test_the_f1_threshold_is_the_best_one():
@@ -235,11 +234,8 @@ def test_what_too_few_images_cannot_show_is_left_out_and_said():
         {"alpha": 0.01, "false_alarm": 0.01, "unfamiliar": "energy", "decision": "precision", "precision": 0.99}, n=40
     )
     assert "sets" not in plain and "unfamiliar" not in plain and plain["decision"] is None
-    assert re_all(plain["notes"], "99 images", "false_alarm=0.01", "precision of 0.99")
-
-
-def re_all(notes, *words):
-    return len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
+    told = " ".join(plain["notes"])
+    assert all(word in told for word in ("takes 99 images, not 40", "false_alarm=0.01", "precision of 0.99"))
 
 
 @pytest.mark.parametrize(
@@ -259,9 +255,10 @@ def test_decisions_that_a_task_cannot_have_are_refused(words, kind):
 def test_words_of_calibration_are_checked():
     from src.check import mistakes
 
-    for word in ("calibrate.alpha=1", "calibrate.sets=lab", "calibrate.cost=[[0,a],[1,0]]", "calibrate.decision=cost"):
-        assert len(mistakes([word])) == 1, word
-    assert mistakes(["calibrate.decision=cost", "calibrate.cost=[[0,1],[10,0]]", "calibrate.alpha=0.05"]) == []
+    cost = "calibrate.decision=cost"
+    for wrong in (["calibrate.alpha=1"], ["calibrate.sets=lab"], [cost, "calibrate.cost=[[0,a],[1,0]]"], [cost]):
+        assert len(mistakes(wrong)) == 1, wrong
+    assert mistakes([cost, "calibrate.cost=[[0,1],[10,0]]", "calibrate.alpha=0.05"]) == []
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -277,19 +274,12 @@ def test_a_val_that_is_too_small_is_said_and_nothing_is_shipped(zygote, small, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refit", ["head", "all"])
-def test_digits_are_calibrated_and_a_kill_changes_nothing(zygote, tmp_path, refit):
+def test_digits_are_calibrated_and_a_kill_changes_nothing(zygote, tmp_path):
     from PIL import Image
 
     from src.predict import predict
 
-    start = [
-        "recipe=fast",
-        "trainer.max_epochs=2",
-        f"refit={refit}",
-        "logger=[csv]",
-        f"paths.cache={tmp_path / 'cache'}",
-    ]
+    start = ["recipe=fast", "trainer.max_epochs=1", "refit=all", "logger=[csv]", f"paths.cache={tmp_path / 'cache'}"]
     run, other = tmp_path / "run", tmp_path / "other"
     assert zygote.run(*start, f"run_dir={run}") == 0, zygote.screen
     said, facts = (json.loads((run / name).read_text()) for name in ("metrics.json", "model/model.json"))
@@ -301,8 +291,7 @@ def test_digits_are_calibrated_and_a_kill_changes_nothing(zygote, tmp_path, refi
     assert said["test/ece/low"] <= said["test/ece"] <= said["test/ece/high"]
     assert said["test/unfamiliar"] < 0.25
     assert load_file(run / "held_out.safetensors")["logits"].shape == (260, 10)
-    # a kill in the middle of the stage, and one behind it
-    fault = {"at": "decisions", "n": 0 if refit == "head" else 1, "number": int(signal.SIGKILL)}
+    fault = {"at": "decisions", "n": 0, "number": int(signal.SIGKILL)}  # in the stage; the second is in refit
     assert zygote.run(*start, f"run_dir={other}", fault=fault) == -9
     assert zygote.run(f"resume={other}", seed=99) == 0, zygote.screen
     for name in (
