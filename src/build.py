@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from src import combined, folder, hardware, report_card, resume, rng, world
+from src import combined, decisions, folder, hardware, report_card, resume, rng, world
 from src.check.configs import option
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
@@ -89,6 +89,7 @@ def equipped(
         fork=lambda name, **more: fork(r, said, name, **more),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
+        decisions=decisions,
         leader=world.rank() == 0,
     )
     return r

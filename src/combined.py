@@ -9,6 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
+from src import decisions
 from src.check.configs import option
 from src.contracts import ConfigError, Split, Task
 from src.data.sampler import POWER, prior
@@ -29,6 +32,7 @@ def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], An
 
 def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     """Raises ConfigError. trial: the module as it would be trained."""
+    decisions.suits(cfg["calibrate"], task)
     if trial.mix is not None:
         _mix(cfg, trial, task)
     if trial.adversary is not None:

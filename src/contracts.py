@@ -253,4 +253,5 @@ class Run:
     fork: Callable[..., Run]  # (name, rate, epochs, whole) -> the same with checkpoints of its own: src.build.fork
     save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
     load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone
+    decisions: Any  # the room src.decisions: what is fitted on val after the choice, and said of each image
     leader: bool  # this rank writes

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from src import folder
+from src import decisions, folder
 from src.contracts import ConfigError, DataError
 from src.data.images import EXTENSIONS, read
 from src.data.table import rows
@@ -52,16 +52,16 @@ def _hidden(path: Path, root: Path) -> bool:
 
 def answers(
     network: Network, paths: Iterable[Path], resize: str, batch_size: int, bad: list[str]
-) -> Iterator[tuple[Path, torch.Tensor]]:
-    """(path, logits (outputs,)) of each readable image; the others are described in `bad`."""
+) -> Iterator[tuple[Path, torch.Tensor, torch.Tensor]]:
+    """(path, logits (outputs,), features) of each readable image; the others are described in `bad`."""
     view = evaluation(network.spec, resize)
     waiting: list[tuple[Path, torch.Tensor]] = []
 
-    def flush() -> Iterator[tuple[Path, torch.Tensor]]:
+    def flush() -> Iterator[tuple[Path, torch.Tensor, torch.Tensor]]:
         batch = torch.stack([image for _, image in waiting]).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            found = network(batch.to(network.mean.device)).float().cpu()
-        yield from zip([path for path, _ in waiting], found, strict=True)
+            logits, features = (part.float().cpu() for part in network.both(batch.to(network.mean.device)))
+        yield from zip([path for path, _ in waiting], logits, features, strict=True)
 
     for path in paths:
         try:
@@ -91,9 +91,10 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
         return compare(task, answers(network, paths, facts["resize"], batch_size, bad), bad, Path(out))
     part = Path(out).with_name(f".{Path(out).name}.tmp")
     with part.open("w", encoding="utf-8", newline="") as stream:
-        writer, shown = None, []
-        for path, logits in answers(network, paths, facts["resize"], batch_size, bad):
-            row = {"path": path, **task.decode(logits[None], **facts.get("tuned", {}))[0]}
+        writer, shown, saved = None, [], decisions.load(Path(run_dir) / "model", facts)
+        for path, logits, features in answers(network, paths, facts["resize"], batch_size, bad):
+            said = task.decode(decisions.scaled(saved, logits[None]), **facts.get("tuned", {}))[0]
+            row = {"path": path, **said, **decisions.apply(saved, logits[None], features[None])[0]}
             if writer is None:
                 writer = csv.DictWriter(stream, list(row))
                 writer.writeheader()
@@ -111,12 +112,12 @@ def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: st
     return 3 if bad else 0
 
 
-def compare(task: Any, found: Iterable[tuple[Path, torch.Tensor]], bad: list[str], out: Path) -> int:
+def compare(task: Any, found: Iterable[tuple[Path, torch.Tensor, torch.Tensor]], bad: list[str], out: Path) -> int:
     """Writes the embeddings, of length 1, beside a table of the nearest other image of each: rows in the same order."""
     pairs = list(found)
     if not pairs:
         raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
-    paths, embeddings = [path for path, _ in pairs], normalize(torch.stack([z for _, z in pairs]), dim=1)
+    paths, embeddings = [path for path, *_ in pairs], normalize(torch.stack([z for _, z, _ in pairs]), dim=1)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["path", "nearest", "similarity"])

@@ -62,7 +62,7 @@ def recipe(found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str],
 def last_screen(home: RunFolder) -> None:
     """The result with its interval, and what to type next."""
     metrics, state = home.metrics(), home.state()
-    intervals = [k.removesuffix("/low") for k in metrics if k.endswith("/low")]
+    intervals = [k.removesuffix("/constant") for k in metrics if k.endswith("/constant")]
     print()
     if intervals and not state.get("beaten", True):
         print("NOT BETTER than the best answer that does not look at the images: they may not show what is asked.")
@@ -71,11 +71,17 @@ def last_screen(home: RunFolder) -> None:
         seen, there = int(metrics[images]), state["images"][split]
         value, low, high = (_said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
         print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
-        if f"{name}/constant" in metrics:
-            print(f"blind answer  {_said(name, metrics[f'{name}/constant'])}")
+        print(f"blind answer  {_said(name, metrics[f'{name}/constant'])}")
     if not intervals:
         shown = "test/" if "test/images" in metrics else "val/"
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
+    if "test/ece/uncalibrated" in metrics:
+        print(f"calibrated  test/ece {metrics['test/ece']:.4f}, before {metrics['test/ece/uncalibrated']:.4f}")
+    if "test/coverage" in metrics and "test/set_size" in metrics:
+        held = f"{100 * metrics['test/coverage']:.1f} % of the test images"
+        print(f"sets        hold the truth of {held}, {metrics['test/set_size']:.2f} classes each")
+    if "test/unfamiliar" in metrics:
+        print(f"unfamiliar  {100 * metrics['test/unfamiliar']:.1f} % of the test images are called so")
     if "select/epoch" in metrics:
         print(f"chosen      {state['chosen']}, epoch {metrics['select/epoch'] + 1} of {metrics['fit/epochs']}")
     elif "chosen" in state:

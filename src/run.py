@@ -24,6 +24,7 @@ from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.settle import settle
 from src.stages import pixels, probe
+from src.stages.calibrate import calibrate
 from src.stages.find_lr import find_lr
 from src.stages.fit import fit
 from src.stages.pace import pace
@@ -33,7 +34,7 @@ from src.stages.robustness import robustness
 from src.stages.select import select
 from src.stages.test import test
 
-STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, refit, test, robustness, report)}
+STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, calibrate, refit, test, robustness, report)}
 
 
 def job(cfg: DictConfig) -> int:

@@ -17,7 +17,7 @@ import src.run  # noqa: F401 (imported here so that the children need not)
 
 def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
     """Sends this process a signal, or raises an error, when it has passed a place n times."""
-    from src import checkpoint
+    from src import checkpoint, decisions
     from src.module import Module
 
     owner, name = {
@@ -25,6 +25,7 @@ def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
         "validation": (Module, "validation_step"),
         "predict": (Module, "predict_step"),
         "save": (checkpoint.os, "replace"),
+        "decisions": (decisions, "save"),
     }[at]
     real, passed = getattr(owner, name), [0]
 

@@ -191,6 +191,17 @@ RULES: dict[str, Rule] = {
     "augment.policy.severities": pair("1 <= x <= 5"),
     "augment.policy.probability": number("0 < x <= 1"),
     "augment.policy.alpha": number("0 < x"),
+    "calibrate.scaling": one_of("auto", "none", "temperature", "vector"),
+    "calibrate.sets": one_of("none", "lac", "aps", "raps"),
+    "calibrate.alpha": number("0 < x < 1"),
+    "calibrate.unfamiliar": one_of("none", "energy", "mahalanobis", "knn"),
+    "calibrate.false_alarm": number("0 < x < 1"),
+    "calibrate.decision": one_of("none", "f1", "precision", "cost"),
+    "calibrate.precision": number("0 < x < 1"),
+    "calibrate.cost": Rule(
+        "rows of numbers, as [[0,1],[10,0]]", lambda v: _is_list(v) and v != [] and all(map(_numbers, v))
+    )
+    | NULL,
     "callbacks.deadline.seconds": number("0 < x") | NULL,
     "callbacks.ema.decay": number("0 <= x < 1") | NULL,
     "callbacks.ema.memory": number("0 < x <= 1") | NULL,
@@ -285,6 +296,10 @@ def _levels(value: Any) -> bool:
 
 def _are(values: Any, each: Rule) -> bool:
     return _is_list(values) and values != [] and all(map(each.holds, values))
+
+
+def _numbers(value: Any) -> bool:
+    return _is_list(value) and value != [] and all(map(real, value))
 
 
 def _is_list(value: Any) -> bool:

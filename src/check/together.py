@@ -65,6 +65,11 @@ def _choice(of: Of) -> Iterator[str]:
         )
     if of("augment.policy") == "auto" and of("recipe") == "off":
         yield ("augment=auto recipe=off\n  It is the recipe that decides. Leave out recipe=off, or name an augment.")
+    if (of("calibrate.decision") == "cost") != (of("calibrate.cost") is not None):
+        yield (
+            f"calibrate.decision={of('calibrate.decision')} calibrate.cost={said(of('calibrate.cost'))}\n  They go "
+            "together. Set calibrate.cost to a row of numbers for each class, and calibrate.decision=cost."
+        )
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
 

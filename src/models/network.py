@@ -70,13 +70,19 @@ class Network(nn.Module):
         self.head = head(self.kind, self.width() if self.stages else backbone.features, outputs, backbone.head_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        if self.mirror and not self.training:
-            return (self._logits(image) + self._logits(image.flip(3))) / 2
-        return self._logits(image)
+        return self.both(image)[0]
 
-    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+    def both(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> logits (B, outputs), and the last features (B, features) by which images are told to be unfamiliar."""
+        if self.mirror and not self.training:
+            (one, x), (other, y) = self._both(image), self._both(image.flip(3))
+            return (one + other) / 2, (x + y) / 2
+        return self._both(image)
+
+    def _both(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.embed(image) if self.stages else self.backbone(self._normalised(image))
-        return self._in_unit(self.head(self.dropout(x.to(next(self.head.parameters()).dtype))))
+        logits = self._in_unit(self.head(self.dropout(x.to(next(self.head.parameters()).dtype))))
+        return logits, x[:, : self.features]
 
     def _in_unit(self, found: torch.Tensor) -> torch.Tensor:
         return found.float() * self.scale + self.shift if self.unit else found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,11 +48,15 @@ def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) ->
     return found | {f"{split}/images": len(target)}
 
 
-def table(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor) -> str:
-    """path, target (where there is one), prediction, prob/<class>… of these images."""
+def table(
+    run: Run, split: str, index: torch.Tensor, logits: torch.Tensor, more: Sequence[dict[str, Any]] | None = None
+) -> str:
+    """path, target (where there is one), prediction, prob/<class>… of these images; more: columns of each, behind
+    these."""
     images, labels, out = run.source.splits[split], run.source.labels, io.StringIO()
     rows = run.task.decode(logits, **tuned(run)) if len(logits) else [{} for _ in index]
     rows = [_beside(run, split, index, row) for row in rows] if run.task.embeds else rows
+    rows = [row | own for row, own in zip(rows, more, strict=True)] if more else rows
     named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
     writer = csv.DictWriter(out, ["path", *named, *rows[0]])
     writer.writeheader()
@@ -67,6 +72,12 @@ def _beside(run: Run, split: str, index: torch.Tensor, row: dict[str, Any]) -> d
     i = None if row["nearest"] is None else int(index[row["nearest"]])
     said = "" if i is None or not images.labelled else "; ".join(labels.text(images.targets[i], run.source.classes))
     return {**row, "nearest": "" if i is None else images.paths[i], "prediction": said}
+
+
+def calibration(run: Run) -> dict[str, Any]:
+    """What was fitted for the model in model/; {} where nothing was."""
+    where = run.home.path / "model"
+    return run.decisions.load(where, json.loads((where / "model.json").read_text(encoding="utf-8")))
 
 
 def tuned(run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from src import world
 from src.contracts import Run
+from src.stages.calibrate import carried
 from src.stages.candidates import fitted, mixed, parts, restored
 from src.stages.fit import fork_of, trained
 from src.stages.predict import tuned
@@ -25,14 +26,13 @@ def refit(run: Run) -> None:
         trained(whole.fork(fork_of(state["rival"]), rate=state["rival"]), "refit")
     network = restored(whole, name)
     head = mixed(whole, network, fitted(whole, network), state["mixed"]) if kind else None
+    network.mirror = mirror
+    calibration = carried(whole, network)
     if run.leader:
         if head:
             network.answer(*head, mirror=mirror)
-        else:
-            network.mirror = mirror
         epochs = int(run.home.metrics()["refit/epochs"])
-        sha256 = run.save(
-            network, {"chosen": {"candidate": state["chosen"], "epoch": epochs - 1, "refit": True}, "tuned": tuned(run)}
-        )
+        chosen = {"candidate": state["chosen"], "epoch": epochs - 1, "refit": True}
+        sha256 = run.save(network, {"chosen": chosen, "tuned": tuned(run), "calibration": calibration})
         run.home.update(weights=sha256)
     world.gather(None)  # the other ranks must not look for the model before it is there

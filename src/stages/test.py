@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from src import folder
 from src.contracts import Run, Task
 from src.stages.draw import masks
-from src.stages.predict import measure, predictions, table
+from src.stages.predict import calibration, measure, predictions, table
 from src.stats import interval, metric
 
 
@@ -20,29 +20,40 @@ def test(run: Run) -> None:
         if run.leader:
             print("test: there is no test split; the val metrics chose the checkpoint and are optimistic.")
         return
+    network, saved = run.load(), calibration(run)
+    wide = run.decisions.needs_features(saved)
     if run.task.dense:
-        logits = masks(run, run.load(), "test") if run.leader else torch.zeros(0)
+        logits = masks(run, network, "test") if run.leader else torch.zeros(0)
         index = torch.arange(len(run.source.splits["test"]))
         target = torch.zeros(len(logits), dtype=torch.long)
     else:
-        index, logits, target = predictions(run, run.load(), "test")
+        see = (lambda image: torch.cat(network.both(image), 1)) if wide else None
+        index, logits, target = predictions(run, network, "test", see)
     if not run.leader:
         return
-    folder.write(run.home.path / "predictions.csv", table(run, "test", index, logits))
+    logits, features = logits.tensor_split([network.outputs], 1) if wide else (logits, None)
+    rows = run.decisions.apply(saved, logits, features) if saved else None
+    shipped = run.decisions.scaled(saved, logits)
+    folder.write(run.home.path / "predictions.csv", table(run, "test", index, shipped, rows))
     if run.task.embeds:
         folder.write(run.home.path / "embeddings.npy", array(logits))
     if not run.source.splits["test"].labelled:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
-    blind = blindly(run, logits, target)
-    found = measure(run, "test", logits, target)
-    found |= judged(run.task, logits, target, blind, run.cfg["seed"], "test/")
+    found = {}
+    if rows:
+        found = {f"test/{k}": v for k, v in run.decisions.measure(saved, logits, target, run.cfg["seed"]).items()}
+        if "unfamiliar" in rows[0]:
+            found["test/unfamiliar"] = sum(row["unfamiliar"] for row in rows) / len(rows)
+    blind = blindly(run, shipped, target)
+    found = measure(run, "test", shipped, target) | found
+    found |= judged(run.task, shipped, target, blind, run.cfg["seed"], "test/")
     headline = f"test/{run.task.monitor.removeprefix('val/')}"
     if (value := found.get(f"{headline}/constant")) is not None:
         better = found[headline] > value if run.task.mode == "max" else found[headline] < value
         run.home.update(beaten=better)
     if of := run.task.alone:
-        for (name, task, z, t), (_, _, b, _) in zip(of(logits, target), of(blind, target), strict=True):
+        for (name, task, z, t), (_, _, b, _) in zip(of(shipped, target), of(blind, target), strict=True):
             found |= judged(task, z, t, b, run.cfg["seed"], f"test/{name}/") | {f"test/{name}/images": len(t)}
     run.home.add_metrics(found)
 

@@ -1,0 +1,62 @@
+"""Split conformal prediction: sets of classes and intervals of numbers that hold the truth as often as stated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+OWN = 50  # images of a class from which it gets a threshold of its own: its coverage is then sure to 4 points
+FREE, PENALTY = 1, 0.1  # RAPS: ranks without a penalty, and that of each further one
+
+
+def needed(alpha: float) -> int:
+    """Images without which no threshold is finite."""
+    return math.ceil(1 / alpha) - 1
+
+
+def threshold(scores: torch.Tensor, alpha: float) -> float:
+    """The ceil((n + 1)(1 - alpha))-th smallest: a new score of the same kind is above it in at most alpha of all cases
+    (Vovk et al. 2005; Lei et al. 2018). At least `needed` of them."""
+    place = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)
+    assert place <= len(scores), "too few images for this alpha"
+    return float(scores.sort().values[place - 1])
+
+
+def scores(p: torch.Tensor, method: str) -> torch.Tensor:
+    """How little each class conforms, of probabilities (N, K) -> (N, K).
+
+    lac: 1 - p (Sadinle et al. 2019). aps: what is more probable than it, together (Romano et al. 2020), without their
+    random number, so that the same image always has the same set. raps: and a penalty for each rank behind the first
+    (Angelopoulos et al. 2021)."""
+    if method == "lac":
+        return 1 - p
+    ranked, order = p.sort(dim=1, descending=True, stable=True)
+    above = ranked.cumsum(1) - ranked
+    if method == "raps":
+        above = above + PENALTY * (torch.arange(p.shape[1], device=p.device) - FREE + 1).clamp(min=0)
+    return torch.zeros_like(p).scatter(1, order, above)
+
+
+def fit(p: torch.Tensor, target: torch.Tensor, method: str, alpha: float, by_class: bool) -> dict[str, Any]:
+    """A threshold for each class, plain. by_class: classes with `OWN` images get theirs from these alone (Vovk 2012),
+    the others from what is left."""
+    own = scores(p, method).gather(1, target[:, None])[:, 0]
+    count = torch.bincount(target, minlength=p.shape[1])
+    alone = (count >= max(OWN, needed(alpha))) & by_class
+    rest = own[~alone[target]]
+    common = threshold(rest if len(rest) >= needed(alpha) else own, alpha)
+    cut = [threshold(own[target == c], alpha) if alone[c] else common for c in range(p.shape[1])]
+    return {"method": method, "alpha": alpha, "threshold": cut, "own": int(alone.sum())}
+
+
+def sets(p: torch.Tensor, fitted: dict[str, Any]) -> torch.Tensor:
+    """(N, K) bool. The most probable class is always in: no set is empty, and coverage is only higher for it."""
+    inside = scores(p, fitted["method"]) <= torch.tensor(fitted["threshold"], device=p.device)
+    return inside.scatter(1, p.argmax(1, keepdim=True), True)
+
+
+def margin(found: torch.Tensor, target: torch.Tensor, alpha: float) -> list[float]:
+    """For each number (N, T) how far to both sides of the prediction the interval goes."""
+    return [threshold(error, alpha) for error in (found - target).abs().T]

@@ -1,0 +1,102 @@
+"""Logits times a factor, plus a shift, so that the probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.functional import cross_entropy
+
+from src import rng
+
+Scaling = dict[str, Any]  # method, factor and shift: a number, or one for each class
+Fit = Callable[[torch.Tensor, torch.Tensor, str], Scaling]
+FOLDS = 5
+EACH = 10  # images a class from which vector scaling is tried; whether it is taken says the cross-validation
+NONE: Scaling = {"method": "none", "factor": 1.0, "shift": 0.0}
+
+
+def loss(logits: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
+    """(N,) the negative log-likelihood of each image; of labels their mean."""
+    if kind == "labels":
+        return bce(logits, target.float(), reduction="none").mean(1)
+    return cross_entropy(logits, target, reduction="none")
+
+
+def scaled(scaling: Scaling, logits: torch.Tensor) -> torch.Tensor:
+    factor, shift = (torch.tensor(scaling[k], device=logits.device) for k in ("factor", "shift"))
+    return logits.float() * factor + shift
+
+
+def temperature(logits: torch.Tensor, target: torch.Tensor, kind: str) -> Scaling:
+    """One factor for all, 1 / T, of the least loss (Guo et al. 2017, section 4.2): no order of classes changes."""
+    log_factor = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    _minimise([log_factor], lambda: loss(logits.double() * log_factor.clamp(-7, 7).exp(), target, kind).mean())
+    return {"method": "temperature", "factor": float(log_factor.detach().clamp(-7, 7).exp()), "shift": 0.0}
+
+
+def vector(logits: torch.Tensor, target: torch.Tensor, kind: str) -> Scaling:
+    """A factor and a shift for each class (Guo et al. 2017), drawn to the one factor as if by one more image."""
+    start, n = temperature(logits, target, kind), len(logits)
+    more = torch.zeros(2, logits.shape[1], dtype=torch.float64, requires_grad=True)
+
+    def objective() -> torch.Tensor:
+        found = logits.double() * start["factor"] * more[0].clamp(-3, 3).exp() + more[1]
+        return loss(found, target, kind).mean() + more.square().sum() / n
+
+    _minimise([more], objective)
+    factor, shift = more.detach()
+    factors = start["factor"] * factor.clamp(-3, 3).exp()
+    return {"method": "vector", "factor": factors.tolist(), "shift": (shift - shift.mean()).tolist()} | (
+        {"shift": shift.tolist()} if kind == "labels" else {}
+    )
+
+
+def _minimise(parameters: list[torch.Tensor], objective: Callable[[], torch.Tensor]) -> None:
+    optimizer = torch.optim.LBFGS(parameters, max_iter=100, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()
+        return value
+
+    optimizer.step(step)
+
+
+METHODS: dict[str, Fit] = {
+    "none": lambda logits, target, kind: NONE,
+    "temperature": temperature,
+    "vector": vector,
+}
+
+
+def crossed(fit: Fit, logits: torch.Tensor, target: torch.Tensor, kind: str, seed: int) -> torch.Tensor:
+    """The logits of each image, scaled by what was fitted without it."""
+    order = rng.permutation(len(logits), seed, "calibrate")
+    if kind == "class":  # dealt out by class
+        order = order[target[order].argsort(stable=True)]
+    fold = torch.empty(len(logits), dtype=torch.long)
+    fold[order] = torch.arange(len(logits)) % FOLDS
+    found = torch.empty(logits.shape)
+    for held in (fold == f for f in range(FOLDS)):
+        found[held] = scaled(fit(logits[~held], target[~held], kind), logits[held])
+    return found
+
+
+def choose(
+    logits: torch.Tensor, target: torch.Tensor, kind: str, method: str, seed: int
+) -> tuple[Scaling, torch.Tensor]:
+    """-> (what is fitted on all images, their logits out of fold). auto: the temperature, unless the vector's loss out
+    of fold is lower by more than the standard error of their difference."""
+    if method != "auto":
+        return METHODS[method](logits, target, kind), crossed(METHODS[method], logits, target, kind, seed)
+    first = crossed(temperature, logits, target, kind, seed)
+    if len(logits) >= EACH * logits.shape[1]:
+        second = crossed(vector, logits, target, kind, seed)
+        gain = loss(first, target, kind) - loss(second, target, kind)
+        if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5:
+            return vector(logits, target, kind), second
+    return temperature(logits, target, kind), first

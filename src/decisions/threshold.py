@@ -1,0 +1,50 @@
+"""What is decided by a probability: the class of two from a threshold on, or the one that costs least."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Any
+
+import torch
+
+SURE = 0.9  # how sure it is that the required precision is reached, on images like these
+
+
+def f1(p: torch.Tensor, there: torch.Tensor) -> float:
+    """The probability of the second class from which on F1 is best."""
+    ranked, hit = _ranked(p, there)
+    said = torch.arange(1, len(p) + 1)
+    return _between(ranked, int((2 * hit / (said + hit[-1])).argmax()))
+
+
+def precision(p: torch.Tensor, there: torch.Tensor, required: float) -> float | None:
+    """The lowest from which on the precision is at least `required`, by the lower bound of Wilson (1927) at `SURE`;
+    None where it is nowhere."""
+    ranked, hit = _ranked(p, there)
+    said, z = torch.arange(1, len(p) + 1).double(), NormalDist().inv_cdf(SURE)
+    rate = hit / said
+    spread = (rate * (1 - rate) / said + (z / (2 * said)) ** 2).sqrt()
+    low = (rate + z * z / (2 * said) - z * spread) / (1 + z * z / said)
+    reached = torch.nonzero(low >= required)[:, 0]
+    return _between(ranked, int(reached[-1])) if len(reached) else None
+
+
+def _ranked(p: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    ranked, order = p.double().sort(descending=True)
+    return ranked, there[order].double().cumsum(0)
+
+
+def _between(ranked: torch.Tensor, last: int) -> float:
+    """Half-way between the last that is taken and the first that is not."""
+    return float((ranked[last] + (ranked[last + 1] if last + 1 < len(ranked) else 0)) / 2)
+
+
+def decided(fitted: dict[str, Any], p: torch.Tensor) -> torch.Tensor:
+    """(N, K) calibrated probabilities -> (N,) the class."""
+    if fitted["method"] == "cost":
+        return (p @ torch.tensor(fitted["cost"], dtype=p.dtype, device=p.device)).argmin(1)
+    return (p[:, 1] > fitted["threshold"]).long()
+
+
+def costs(fitted: dict[str, Any], said: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(fitted["cost"], dtype=torch.float32)[target, said]

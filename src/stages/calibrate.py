@@ -1,0 +1,104 @@
+"""Fits on val what the chosen model's answers are worth: probabilities, sets, a decision, and what is unfamiliar."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from src import folder, world
+from src.contracts import ConfigError, Run
+from src.stages import probe
+from src.stages.predict import predictions, table, tuned
+from src.stages.select import HELD_OUT
+
+MOST = 2_000  # training images that others are compared with
+
+
+def calibrate(run: Run) -> None:
+    words, make = run.cfg["calibrate"], run.decisions
+    held = _held_out(run)
+    if why := _why_not(run, held):
+        if run.leader:
+            print(f"calibrate: left out, since {why}.")
+        return
+    images, train = make.Images(**held), None
+    if words["unfamiliar"] in make.FEATURES:
+        network = run.load()
+        train = known(run, network)
+        features = predictions(run, network, "val", lambda image: network.both(image)[1])[1]
+        images = make.Images(**held, features=features)
+    if run.leader:
+        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"])
+        file = run.home.path / "model" / "model.json"
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if "scaling" in plain:
+            if run.task.tune:  # a threshold is of the probabilities that are shipped
+                run.home.update(tuned=run.task.tune(crossed, images.target))
+            folder.write(run.home.path / "predictions_val.csv", table(run, "val", torch.arange(len(crossed)), crossed))
+        facts |= {"tuned": tuned(run), "calibration": make.save(file.parent, plain, tensors)}
+        folder.write(file, json.dumps(facts, indent=1, ensure_ascii=False))
+        _tell(plain)
+    world.gather(None)  # the other ranks must not look for it before it is there
+
+
+def known(run: Run, network: Any) -> Any:
+    """Images of train with the features by which others are compared with them; on every rank."""
+    only = probe.sample(len(run.source.splits["train"]), MOST, run.cfg["seed"])
+    _, features, target = predictions(run, network, "train", lambda image: network.both(image)[1], only)
+    return run.decisions.Images(torch.zeros(0), target, features)
+
+
+def carried(run: Run, network: Any) -> dict[str, Any] | None:
+    """What was fitted, for the same network fitted again on train and val (`run`), of which nothing is held out: the
+    thresholds stay, and images are compared with what it knows now."""
+    where = run.home.path / "model"
+    saved = json.loads((where / "model.json").read_text(encoding="utf-8")).get("calibration")
+    if not saved or not run.decisions.needs_features(saved):
+        return saved
+    train = known(run, network)
+    if not run.leader:
+        return saved
+    return run.decisions.save(where, saved, run.decisions.reference(saved["unfamiliar"]["method"], run.task, train))
+
+
+def _held_out(run: Run) -> dict[str, torch.Tensor]:
+    if run.task.target not in run.decisions.KINDS:
+        return {}
+    file = run.home.path / HELD_OUT
+    if not file.is_file():
+        raise ConfigError(
+            f"stages={run.cfg['stages']}: calibrate needs {file}, which the stage select writes.\n"
+            "Add select to the stages; a run whose select was made by an older version must be made again."
+        )
+    return load_file(file)
+
+
+def _why_not(run: Run, held: dict[str, torch.Tensor]) -> str:
+    if not held:
+        return f"nothing of it is known for targets that are {run.task.target}"
+    few = run.decisions.FEW
+    return f"it takes {few} images of val, and there are {len(held['target'])}" if len(held["target"]) < few else ""
+
+
+def _tell(plain: dict[str, Any]) -> None:
+    told = []
+    if scaling := plain.get("scaling"):
+        factor = scaling["factor"]
+        said = f"T {1 / factor:.3g}" if isinstance(factor, float) else f"{len(factor)} factors and shifts"
+        told.append(f"probabilities by {scaling['method']} ({said})" if scaling["method"] != "none" else "")
+    if sets := plain.get("sets"):
+        own = f", {sets['own']} classes by themselves" if sets["own"] else ""
+        told.append(f"sets by {sets['method']} that hold {100 * (1 - sets['alpha']):g} %{own}")
+    if "margin" in plain:
+        told.append("intervals of ± " + ", ".join(f"{m:.4g}" for m in plain["margin"]))
+    if decision := plain.get("decision"):
+        cut = f" from {decision['threshold']:.3g} on" if "threshold" in decision else ""
+        told.append(f"decision by {decision['method']}{cut}")
+    if strange := plain.get("unfamiliar"):
+        told.append(f"unfamiliar by {strange['method']}, {100 * strange['false_alarm']:g} % false alarms")
+    print(f"calibrate  {plain['images']} images of val: {'; '.join(filter(None, told)) or 'nothing'}")
+    for note in plain["notes"]:
+        print(f"           {note}")

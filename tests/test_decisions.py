@@ -1,0 +1,323 @@
+"""What is fitted on held-out images keeps its word on new ones like them, and says so of others."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import betabinom
+from torch.nn.functional import normalize
+
+from src import decisions
+from src.contracts import ConfigError
+from src.decisions import conformal, measures, scaling, threshold, unfamiliar
+
+WORDS = {
+    "scaling": "auto", "sets": "lac", "alpha": 0.1, "by_class": True, "unfamiliar": "none", "false_alarm": 0.05,
+    "decision": "none", "precision": 0.9, "cost": None,
+}  # fmt: skip
+
+
+def task(target="class", outputs=5, spread=None):
+    return SimpleNamespace(target=target, outputs=outputs, spread=spread)
+
+
+def logits(n: int, seed: int, classes: int = 5, size: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and classes drawn by the probabilities that they say."""
+    draw = torch.Generator().manual_seed(seed)
+    found = size * torch.randn(n, classes, generator=draw)
+    return found, torch.multinomial(found.softmax(1), 1, generator=draw)[:, 0]
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["class", "labels"])
+def test_a_known_temperature_is_found_and_changes_no_order(true, kind):
+    found, target = logits(4000, 0)
+    if kind == "labels":
+        target = torch.bernoulli(found.sigmoid(), generator=torch.Generator().manual_seed(1))
+    how = scaling.temperature(found * true, target, kind)
+    assert 1 / how["factor"] == pytest.approx(true, rel=0.06)
+    assert torch.equal(scaling.scaled(how, found * true).argmax(1), found.argmax(1))
+
+
+def test_a_factor_and_a_shift_a_class_are_taken_only_where_they_are_needed():
+    factor, shift = torch.tensor([0.5, 1.0, 2.0, 1.0, 1.0]), torch.tensor([0.0, 2.0, 0.0, -2.0, 0.0])
+    plain = [
+        scaling.choose(2 * found, target, "class", "auto", 0)[0]
+        for found, target in (logits(300, s) for s in range(10))
+    ]
+    assert [how["method"] for how in plain].count("vector") <= 1
+    found, target = logits(1000, 0)
+    how, crossed = scaling.choose((found - shift) / factor, target, "class", "auto", 0)
+    assert how["method"] == "vector"
+    new, truth = logits(4000, 1)
+    risk = scaling.loss(scaling.scaled(how, (new - shift) / factor), truth, "class").mean()
+    assert risk < scaling.loss(new, truth, "class").mean() + 0.02
+    assert (
+        scaling.loss(crossed, target, "class").mean()
+        > scaling.loss(scaling.scaled(how, (found - shift) / factor), target, "class").mean()
+    )
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    from src.tasks.metrics import ECE
+
+    found, target = logits(500, 0)
+    p = (3 * found).softmax(1)
+    theirs = ECE(5, n_bins=15)
+    theirs.update(3 * found, target)
+    assert float(measures.ece(p.max(1).values, p.argmax(1) == target)) == pytest.approx(
+        float(theirs.compute()), abs=1e-6
+    )
+
+
+def covered(n: int, rounds: int, cover) -> None:
+    """cover(seed) -> images of 400 that are held: of `rounds` calibrations by n images the sum is right."""
+    held = sum(cover(seed) for seed in range(rounds))
+    place = -(-(n + 1) * 9 // 10)  # the rank of the score that is the threshold
+    spread = (betabinom(400, place, n + 1 - place).var() * rounds) ** 0.5
+    assert abs(held - rounds * 400 * place / (n + 1)) < 4 * spread
+
+
+@pytest.mark.parametrize("method", ["lac", "aps", "raps"])
+def test_sets_hold_the_truth_as_often_as_stated(method):
+    def cover(seed):
+        (found, target), (new, truth) = logits(99, seed), logits(400, 1000 + seed)
+        fit = conformal.fit(found.softmax(1), target, method, 0.1, True)
+        inside = conformal.sets(new.softmax(1), fit)
+        assert inside.any(1).all() and inside.gather(1, new.argmax(1, keepdim=True)).all()
+        return int(inside.gather(1, truth[:, None]).sum())
+
+    covered(99, 60, cover)
+
+
+@pytest.mark.parametrize("method", ["lac", "aps", "raps"])
+def test_a_class_with_enough_images_is_held_as_often_as_stated_by_itself(method):
+    def drawn(n, seed):
+        found, target = logits(n, seed, 3, 1.0)
+        return found + 1.5 * torch.tensor([1.0, 0.0, 0.0]), target  # that of the first class is said too often
+
+    found, target = drawn(3000, 0)
+    new, truth = drawn(6000, 1)
+    held = {}
+    for by_class in (True, False):
+        fit = conformal.fit(found.softmax(1), target, method, 0.1, by_class)
+        inside = conformal.sets(new.softmax(1), fit).gather(1, truth[:, None])[:, 0].float()
+        held[by_class] = torch.stack([inside[truth == c].mean() for c in range(3)])
+    assert bool(((held[True] - 0.9).abs()[1:] < 0.03).all()) and held[True][0] > 0.87
+    assert held[False].min() < 0.87
+    few = conformal.fit(found[:60].softmax(1), target[:60], method, 0.1, True)
+    assert few["own"] == 0 and len(set(few["threshold"])) == 1
+
+
+def test_intervals_of_numbers_hold_the_truth_as_often_as_stated():
+    def cover(seed):
+        draw = torch.Generator().manual_seed(seed)
+        found, error = torch.randn(499, 1, generator=draw), torch.randn(499, 1, generator=draw) * 3
+        margin = conformal.margin(found[:99], (found + error)[:99], 0.1)
+        return int((error[99:].abs() <= margin[0]).sum())
+
+    covered(99, 60, cover)
+
+
+def scores(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities, and whether it is so: as often as they say."""
+    draw = torch.Generator().manual_seed(seed)
+    p = torch.sigmoid(2.5 * torch.randn(n, generator=draw))
+    return p, torch.rand(n, generator=draw) < p
+
+
+def test_a_threshold_reaches_the_precision_that_is_required():
+    rates, taken = [], []
+    for seed in range(60):
+        cut = threshold.precision(*scores(400, seed), 0.8)
+        assert cut is not None
+        p, there = scores(20_000, 1000 + seed)
+        rates.append(float(there[p > cut].float().mean()))
+        taken.append(float((p > cut).float().mean()))
+    assert sum(rate >= 0.8 for rate in rates) >= 48  # SURE of them, less what choosing the best of many costs
+    assert min(rates) > 0.76 and sum(taken) / 60 > 0.3
+    assert threshold.precision(*scores(20, 0), 0.99) is None
+
+
+def test_the_f1_threshold_is_the_best_one():
+    p, there = scores(400, 0)
+    value = lambda cut: float(2 * (there & (p > cut)).sum() / (there.sum() + (p > cut).sum()))  # noqa: E731
+    assert value(threshold.f1(p, there)) == pytest.approx(max(value(cut) for cut in [0.0, *p.tolist()]))
+
+
+def test_what_costs_most_is_avoided():
+    p = torch.tensor([[0.8, 0.2], [0.95, 0.05]])
+    assert threshold.decided({"method": "cost", "cost": [[0, 1], [10, 0]]}, p).tolist() == [1, 0]
+    assert threshold.decided({"method": "cost", "cost": [[0, 1], [1, 0]]}, p).tolist() == [0, 0]
+
+
+def features(n: int, seed: int, away: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four classes about means of their own, in 40 directions with spreads of their own."""
+    draw = torch.Generator().manual_seed(seed)
+    mean = 3 * torch.randn(4, 40, generator=torch.Generator().manual_seed(9))
+    group = torch.randint(4, (n,), generator=draw)
+    spread = torch.linspace(0.2, 3, 40)
+    return mean[group] + spread * torch.randn(n, 40, generator=draw) + away * torch.ones(40), group
+
+
+@pytest.mark.parametrize("method", ["mahalanobis", "knn"])
+def test_images_like_those_of_val_are_called_unfamiliar_as_often_as_stated_and_others_far_more(method):
+    kept = unfamiliar.reference(method, *features(800, 0))
+    cut = conformal.threshold(unfamiliar.score(method, kept, features(400, 1)[0]), 0.05)
+    own = unfamiliar.score(method, kept, features(4000, 2)[0]) > cut
+    assert 0.02 < own.float().mean() < 0.08
+    assert (unfamiliar.score(method, kept, features(400, 3, away=3.0)[0]) > cut).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("axes", [256, 10])
+def test_the_distance_is_that_of_mahalanobis(monkeypatch, axes):
+    from sklearn.covariance import ledoit_wolf
+
+    monkeypatch.setattr(unfamiliar, "AXES", axes)
+    (x, group), new = features(800, 0), features(50, 1)[0]
+    mean = torch.stack([x[group == c].mean(0) for c in range(4)])
+    covariance = torch.tensor(ledoit_wolf((x - mean[group]).numpy(), assume_centered=True)[0]).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    values[: max(40 - axes, 0)] = values[: max(40 - axes, 0)].mean()  # the narrow ones count as equal
+    inverse = vectors @ torch.diag(1 / values) @ vectors.T
+    off = new[:, None].double() - mean.double()
+    expected = torch.einsum("nkd,de,nke->nk", off, inverse, off).min(1).values
+    found = unfamiliar.score("mahalanobis", unfamiliar.reference("mahalanobis", x, group), new)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_neighbours_are_those_of_features_of_length_one():
+    x, new = features(300, 0)[0], features(20, 1)[0]
+    away = torch.cdist(normalize(new, dim=1), normalize(x, dim=1)).sort(1).values[:, unfamiliar.NEIGHBOUR - 1]
+    found = unfamiliar.score("knn", unfamiliar.reference("knn", x, torch.zeros(300, dtype=torch.long)), 7 * new)
+    torch.testing.assert_close(found, away, atol=2e-3, rtol=1e-2)
+
+
+def fitted(words=(), n=300, kind=None, seed=0, classes=2):
+    found, target = logits(n, seed, classes)
+    return decisions.fit(
+        {**WORDS, **dict(words)}, kind or task(outputs=classes), decisions.Images(found, target), None, 0
+    )
+
+
+def test_what_is_said_of_an_image_agrees_with_itself(tmp_path):
+    plain, tensors, _ = fitted({"decision": "f1", "unfamiliar": "energy", "alpha": 0.02})
+    facts = {"classes": ["no", "yes"], "calibration": decisions.save(tmp_path, plain, tensors)}
+    saved = decisions.load(tmp_path, json.loads(json.dumps(facts)))
+    found = logits(200, 5, 2)[0]
+    p = decisions.scaled(saved, found).softmax(1)
+    for row, (no, yes) in zip(decisions.apply(saved, found), p.tolist(), strict=True):
+        assert ("yes" if yes > no else "no") in row["set"].split("|") and row["unsure"] == ("|" in row["set"])
+        assert row["decision"] == ("yes" if yes > plain["decision"]["threshold"] else "no")
+        assert row["unfamiliar"] == (row["unfamiliar/score"] > plain["unfamiliar"]["threshold"])
+    assert decisions.apply({}, found) == [{}] * 200
+
+
+def test_tensors_that_are_not_those_of_the_model_are_refused(tmp_path):
+    x, group = features(100, 0)
+    saved = decisions.save(tmp_path, {"kind": "class"}, unfamiliar.reference("knn", x, group))
+    assert set(decisions.load(tmp_path, {"classes": [], "calibration": saved})["tensors"]) == {"known"}
+    data = bytearray((tmp_path / "calibration.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "calibration.safetensors").write_bytes(data)
+    with pytest.raises(ConfigError, match="Copy the whole model"):
+        decisions.load(tmp_path, {"classes": [], "calibration": saved})
+
+
+def test_what_too_few_images_cannot_show_is_left_out_and_said():
+    plain, *_ = fitted(
+        {"alpha": 0.01, "false_alarm": 0.01, "unfamiliar": "energy", "decision": "precision", "precision": 0.99}, n=40
+    )
+    assert "sets" not in plain and "unfamiliar" not in plain and plain["decision"] is None
+    told = " ".join(plain["notes"])
+    assert all(word in told for word in ("takes 99 images, not 40", "false_alarm=0.01", "precision of 0.99"))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ({"decision": "f1"}, task(outputs=3)),
+        ({"decision": "cost", "cost": [[0, 1], [1, 0]]}, task(outputs=3)),
+        ({"decision": "precision"}, task("numbers", 1)),
+    ],
+)
+def test_decisions_that_a_task_cannot_have_are_refused(words, kind):
+    with pytest.raises(ConfigError, match="calibrate"):
+        decisions.suits({**WORDS, **words}, kind)
+    decisions.suits({**WORDS, **words}, task(outputs=2))
+
+
+def test_words_of_calibration_are_checked():
+    from src.check import mistakes
+
+    cost = "calibrate.decision=cost"
+    for wrong in (["calibrate.alpha=1"], ["calibrate.sets=lab"], [cost, "calibrate.cost=[[0,a],[1,0]]"], [cost]):
+        assert len(mistakes(wrong)) == 1, wrong
+    assert mistakes([cost, "calibrate.cost=[[0,1],[10,0]]", "calibrate.alpha=0.05"]) == []
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_val_that_is_too_small_is_said_and_nothing_is_shipped(zygote, small, tmp_path):
+    assert zygote.run(*small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1") == 0, zygote.screen
+    assert "calibrate: left out, since it takes 30 images of val, and there are 16" in zygote.screen
+    assert "calibration" not in json.loads((tmp_path / "run/model/model.json").read_text())
+    assert set(rows(tmp_path / "run/predictions.csv")[0]) == {"path", "target", "prediction", "prob/left", "prob/right"}
+
+
+@pytest.mark.slow
+def test_digits_are_calibrated_and_a_kill_changes_nothing(zygote, tmp_path):
+    from PIL import Image
+
+    from src.predict import predict
+
+    start = ["recipe=fast", "trainer.max_epochs=1", "refit=all", "logger=[csv]", f"paths.cache={tmp_path / 'cache'}"]
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert zygote.run(*start, f"run_dir={run}") == 0, zygote.screen
+    said, facts = (json.loads((run / name).read_text()) for name in ("metrics.json", "model/model.json"))
+    tested = rows(run / "predictions.csv")
+    assert said["test/acc"] == pytest.approx(sum(r["target"] == r["prediction"] for r in tested) / len(tested))
+    assert said["test/coverage"] == pytest.approx(sum(r["target"] in r["set"].split("|") for r in tested) / len(tested))
+    p = torch.tensor([float(r[f"prob/{r['target']}"]) for r in tested])
+    assert said["test/nll"] == pytest.approx(float(-p.log().mean()), abs=1e-4) and said["test/nll/uncalibrated"] > 0
+    assert said["test/ece/low"] <= said["test/ece"] <= said["test/ece/high"]
+    assert said["test/unfamiliar"] < 0.25
+    assert load_file(run / "held_out.safetensors")["logits"].shape == (260, 10)
+    fault = {"at": "decisions", "n": 0, "number": int(signal.SIGKILL)}  # in the stage; the second is in refit
+    assert zygote.run(*start, f"run_dir={other}", fault=fault) == -9
+    assert zygote.run(f"resume={other}", seed=99) == 0, zygote.screen
+    for name in (
+        "metrics.json",
+        "predictions.csv",
+        "model/weights.safetensors",
+        "model/model.json",
+        "model/calibration.safetensors",
+    ):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    assert facts["calibration"]["images"] == 260 and facts["calibration"]["notes"] == []
+    # predict says of the same images what the test said, and that noise is unlike the training images
+    cache = next(p for p in (tmp_path / "cache").rglob("test") if p.is_dir())
+    assert predict(str(run), str(cache), str(tmp_path / "again.csv")) == 0
+    again = {Path(r["path"]).relative_to(cache.parent).as_posix(): r for r in rows(tmp_path / "again.csv")}
+    for row in tested:
+        for key in ("set", "unsure", "unfamiliar", "prediction"):
+            assert again[row["path"]][key] == row[key]
+        assert float(again[row["path"]][f"prob/{row['target']}"]) == pytest.approx(
+            float(row[f"prob/{row['target']}"]), abs=1e-5
+        )
+    (tmp_path / "strange").mkdir()
+    draw = torch.Generator().manual_seed(0)
+    for i in range(20):
+        Image.fromarray(torch.randint(0, 256, (32, 32), dtype=torch.uint8, generator=draw).numpy()).save(
+            tmp_path / f"strange/{i}.png"
+        )
+    assert predict(str(run), str(tmp_path / "strange"), str(tmp_path / "strange.csv")) == 0
+    assert sum(r["unfamiliar"] == "True" for r in rows(tmp_path / "strange.csv")) >= 18
