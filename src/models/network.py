@@ -22,6 +22,7 @@ from src import lowrank
 from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
 from src.models.heads import affine, head
+from src.models.stages import asked
 from src.models.weights import read_state, sha256, spec_from_dict
 
 FORMAT = 1  # of model.json: raise it when an older load_model would misread a new one
@@ -169,7 +170,18 @@ def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     shape: dict[str, Any] = {"format": FORMAT, "outputs": network.outputs, "stages": network.stages}
     shape |= {"mirror": network.mirror, "dense": network.dense, "head": network.kind}
     shape["unit"] = [list(part) for part in network.unit] if network.unit else None
-    return {**facts, **shape, "input": asdict(network.spec)}
+    return {**facts, **shape, "input": asdict(network.spec), "timm": _plainly(network, facts["build"])}
+
+
+def _plainly(network: Network, build: dict[str, Any]) -> dict[str, Any] | None:
+    """The words by which timm alone builds the backbone and shows its stages; None where it cannot."""
+    cfg = getattr(network.backbone, "pretrained_cfg", None)
+    if not cfg or build.get("pool", "default") != "default":
+        return None
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": network.spec.channels}
+    if cfg.get("fixed_input_size"):
+        options["img_size"] = list(network.spec.size)
+    return {"architecture": cfg["architecture"], "options": options, "stages": asked(network.backbone)}
 
 
 def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
