@@ -174,14 +174,16 @@ def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plainly(network: Network, build: dict[str, Any]) -> dict[str, Any] | None:
-    """The words by which timm alone builds the backbone and shows its stages; None where it cannot."""
+    """The words by which timm alone builds the backbone and shows its stages, and what it says of the weights that it
+    publishes for it; None where it cannot."""
     cfg = getattr(network.backbone, "pretrained_cfg", None)
     if not cfg or build.get("pool", "default") != "default":
         return None
     options: dict[str, Any] = {"num_classes": 0, "in_chans": network.spec.channels}
     if cfg.get("fixed_input_size"):
         options["img_size"] = list(network.spec.size)
-    return {"architecture": cfg["architecture"], "options": options, "stages": asked(network.backbone)}
+    known = {key: cfg.get(name) for key, name in (("hub", "hf_hub_id"), ("license", "license"))}
+    return {"architecture": cfg["architecture"], "options": options, "stages": asked(network.backbone), **known}
 
 
 def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
