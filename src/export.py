@@ -83,7 +83,8 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
         words = yaml.safe_load((Path(run_dir) / "config.yaml").read_text(encoding="utf-8"))
         source = make(words["data"]["source"])
         images = source.splits[split]
-        chosen = range(0, len(images), -(-len(images) // most))
+        count = min(most, len(images))
+        chosen = [i * len(images) // count for i in range(count)]
         views = torch.stack([predictor.see(source.root / images.paths[i]).view for i in chosen])
         known = images.labelled and not predictor.task.dense
         target = torch.tensor([images.targets[i] for i in chosen]) if known else None

@@ -35,7 +35,7 @@ class Pictures:
 
 class Graph(nn.Module):
     """image -> answer. With `preprocess` uint8 (B, C, H, W) of 0 to 255 -> probabilities (numbers, embeddings of length
-    1); without it float32 as normalised by mean and std -> logits, and the network, which is its own, does not do it."""
+    1); without it float32 as normalised by mean and std -> logits; `network` becomes its own, and is changed."""
 
     def __init__(self, network: Any, target: str, preprocess: bool):
         super().__init__()
