@@ -37,12 +37,16 @@ def export(
 
     Raises ConfigError where this kind of file cannot hold the network, or a package is missing.
     """
+    if kind == "onnx":
+        onnx.check()
     predictor = Predictor.load(run_dir, device="cpu")
     facts, (network, _) = predictor.facts, load_model(place(run_dir))
     head, lacks = timm.held(network, nearest, preprocess) if kind == "timm" else (None, [])
     graph = Graph(network, predictor.task.target, preprocess)
     where = Path(out) if out else Path(run_dir) / "export" / kind
     where.mkdir(parents=True, exist_ok=True)
+    for stale in ("parity.json", "model.int8.onnx"):
+        (where / stale).unlink(missing_ok=True)
     val = pictures(run_dir, predictor, "val", most)
     if kind == "timm":
         head = head or timm.nearest(network, graph.fed(pictures(run_dir, predictor, "train", 8 * most).views))

@@ -61,5 +61,6 @@ def model(
         "labels": {"columns": ["target"]}, "monitor": words["monitor"], "target": target,
         "classes": list(classes), "resize": resize, "versions": {"timm": "1.0.31"},
     }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     save_model(network.eval(), folder, facts)
     return network

@@ -95,10 +95,3 @@ def describe(where: Path, facts: Mapping[str, Any], more: Mapping[str, Any]) -> 
     """export/<format>/model.json: what model/ says, and what this file takes and gives."""
     said = {**facts, "export": dict(more)}
     folder.write(where / "model.json", json.dumps(said, indent=1, ensure_ascii=False))
-
-
-def missing(kind: str, error: ModuleNotFoundError, packages: str) -> ConfigError:
-    return ConfigError(
-        f"--format {kind} needs {error.name}, which is not installed.\n"
-        f"Install it with `pip install {packages}`, or take another --format."
-    )

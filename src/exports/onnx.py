@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import time
@@ -12,21 +13,30 @@ from typing import Any
 
 import torch
 
-from src.exports.graph import Graph, missing
+from src.contracts import ConfigError
+from src.exports.graph import Graph
 
 PACKAGES = "onnx onnxscript onnxruntime"
 ROUNDS = 30  # of which the median is a latency
 QUANTISED = ["Conv", "MatMul", "Gemm"]  # where the work is; int8 softmax and norms of transformers cost accuracy
 
 
+def check() -> None:
+    """Raises ConfigError where a package is missing."""
+    for name in PACKAGES.split():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--format onnx needs {error.name}, which is not installed.\n"
+                f"Install it with `pip install {PACKAGES}`, or take another --format."
+            ) from error
+
+
 def write(graph: Graph, where: Path, facts: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """model.onnx; -> what runs it."""
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise missing("onnx", error, PACKAGES) from error
+    import onnx
+
     spec, file = graph.network.spec, where / "model.onnx"
     example = graph.fed(torch.zeros(2, spec.channels, *spec.size, dtype=torch.uint8))
     with warnings.catch_warnings():
