@@ -297,6 +297,7 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
         "task": {key: value for key, value in cfg["task"].items() if key != "labels"},
         "labels": {**cfg["task"].get("labels", {}), "columns": list(source.labels.columns)},
         "monitor": task.monitor,
+        "target": task.target,
         "classes": list(source.classes),
         "resize": cfg["data"]["resize"],
         "versions": {"torch": torch.__version__, **resume.versions()},

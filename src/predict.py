@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import hashlib
 import io
+import os
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
-from src import decisions, folder
+from src import folder, tables
 from src.contracts import ConfigError, DataError
-from src.data.images import EXTENSIONS, read
+from src.data.images import EXTENSIONS
+from src.data.masks import painted
 from src.data.table import rows
-from src.data.transforms import evaluation
-from src.factory import make
-from src.models.network import Network, load_model
+from src.partial import Partial
+from src.predictor import Predictor, Row, Seen
+from src.progress import Progress
+
+AHEAD = 2  # batches that are decoded while one is in the network
 
 
 def images(where: str, column: str) -> list[Path]:
@@ -50,135 +55,165 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
 
 
-def answers(
-    network: Network, paths: Iterable[Path], resize: str, batch_size: int, bad: list[str]
-) -> Iterator[tuple[Path, torch.Tensor, torch.Tensor]]:
-    """(path, logits (outputs,), features) of each readable image; the others are described in `bad`."""
-    view = evaluation(network.spec, resize)
-    waiting: list[tuple[Path, torch.Tensor]] = []
+def ahead(predictor: Predictor, paths: Sequence[Path], workers: int) -> Iterator[list[Seen | str]]:
+    """The images of each batch, decoded by threads (Pillow and torchvision let go of the GIL) before they are asked
+    for; or why one cannot be read."""
 
-    def flush() -> Iterator[tuple[Path, torch.Tensor, torch.Tensor]]:
-        batch = torch.stack([image for _, image in waiting]).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            logits, features = (part.float().cpu() for part in network.both(batch.to(network.mean.device)))
-        yield from zip([path for path, _ in waiting], logits, features, strict=True)
-
-    for path in paths:
+    def see(path: Path) -> Seen | str:
         try:
-            waiting.append((path, view(read(path, network.spec.channels))))
+            return predictor.see(path)
         except DataError as error:
-            bad.append(str(error))
-            continue
-        if len(waiting) >= batch_size:
-            yield from flush()
-            waiting.clear()
-    if waiting:
-        yield from flush()
+            return str(error)
+
+    size, pool = predictor.batch_size, ThreadPoolExecutor(workers)
+    waiting: deque = deque()
+    try:
+        for start in range(0, len(paths) + AHEAD * size, size):
+            waiting.append([pool.submit(see, path) for path in paths[start : start + size]])
+            if len(waiting) > AHEAD:
+                yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def predict(run_dir: str, where: str, out: str, batch_size: int = 64, column: str = "path") -> int:
-    """Writes path, prediction and what else the task says, and returns the exit code: 3 if some images could not be
-    read."""
-    network, facts = load_model(Path(run_dir) if run_dir.endswith(".ckpt") else Path(run_dir) / "model")
-    network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last)
-    paths, bad = images(where, column), list[str]()
-    if facts["dense"]:
-        return draw(network, facts, paths, Path(where).expanduser(), Path(out).with_suffix(""))
-    task = make(facts["task"])(classes=tuple(facts["classes"]))
-    if not Path(out).absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {Path(out).absolute().parent}. Make it first.")
-    if task.embeds:
-        return compare(task, answers(network, paths, facts["resize"], batch_size, bad), bad, Path(out))
-    part = Path(out).with_name(f".{Path(out).name}.tmp")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        writer, shown, saved = None, [], decisions.load(Path(run_dir) / "model", facts)
-        for path, logits, features in answers(network, paths, facts["resize"], batch_size, bad):
-            said = task.decode(decisions.scaled(saved, logits[None]), **facts.get("tuned", {}))[0]
-            row = {"path": path, **said, **decisions.apply(saved, logits[None], features[None])[0]}
-            if writer is None:
-                writer = csv.DictWriter(stream, list(row))
-                writer.writeheader()
-            writer.writerow(row)
-            shown.append("  ".join(_said(key, value, row) for key, value in row.items() if not key.startswith("prob/")))
-    if not shown:
-        part.unlink()
-        raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
-    part.replace(out)
-    folder.sync(Path(out).absolute().parent)
-    print("\n".join(shown[:10] + ([f"… and {len(shown) - 10} more"] if len(shown) > 10 else [])))
-    print(f"{len(shown)} predictions in {out}")
-    if bad:
-        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
-    return 3 if bad else 0
+def predict(
+    run_dir: str,
+    where: str,
+    out: str,
+    batch_size: int = 64,
+    column: str = "path",
+    workers: int | None = None,
+    fresh: bool = False,
+) -> int:
+    """Writes a row for each image into the table `out`; the exit code is 3 if some images could not be read.
 
-
-def compare(task: Any, found: Iterable[tuple[Path, torch.Tensor, torch.Tensor]], bad: list[str], out: Path) -> int:
-    """Writes the embeddings, of length 1, beside a table of the nearest other image of each: rows in the same order."""
-    pairs = list(found)
-    if not pairs:
-        raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
-    paths, embeddings = [path for path, *_ in pairs], normalize(torch.stack([z for _, z, _ in pairs]), dim=1)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["path", "nearest", "similarity"])
-    for path, row in zip(paths, task.decode(embeddings), strict=True):
-        other = row["nearest"]
-        writer.writerow([path, *(("", "") if other is None else (paths[other], row["similarity"]))])
-    array = io.BytesIO()
-    np.save(array, embeddings.numpy(), allow_pickle=False)
-    folder.write(out.with_suffix(".npy"), array.getvalue())
-    folder.write(out, text.getvalue())
-    print(f"{len(paths)} embeddings of {embeddings.shape[1]} numbers in {out.with_suffix('.npy')}, named in {out}")
-    if bad:
-        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
-    return 3 if bad else 0
-
-
-def draw(network: Network, facts: dict[str, Any], paths: list[Path], where: Path, out: Path) -> int:
-    """Writes a mask for each image, in its size, into the folder `out`."""
-    from src.data.masks import painted
-    from src.stages.draw import answer, place
-
-    values, bad, above = facts["labels"]["values"], [], where if where.is_dir() else where.parent
-    view = evaluation(network.spec, facts["resize"])
-    for path in paths:
-        try:
-            image = read(path, network.spec.channels)
-            found = answer(network, view(image), image.shape[-2:])
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        file = place(out, path.relative_to(above).as_posix())
-        file.parent.mkdir(parents=True, exist_ok=True)
-        painted(found, [values[name] for name in facts["classes"]]).save(file)
+    Killed, it goes on where it was when it is asked for the same again, unless `fresh`.
+    """
+    file = Path(out) if Path(out).suffix else Path(out).with_suffix(".csv")
+    tables.check(file)
+    predictor, paths = Predictor.load(run_dir, batch_size=batch_size), images(where, column)
+    above = Path(where).expanduser()
+    above = above if above.is_dir() else above.parent
+    masks = _places(paths, above, file.with_suffix("")) if predictor.task.dense else []
+    names = hashlib.sha256("\n".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()
+    asked = {"model": predictor.facts.get("sha256", run_dir), "images": names}
+    with Partial(file.with_name(f".{file.name}.tmp"), asked, batch_size, len(paths), fresh) as part:
+        if part.note:
+            print(part.note, file=sys.stderr)
+        progress, at = Progress(len(paths), part.begun), part.begun
+        for seen in ahead(predictor, paths[at:], workers or len(os.sched_getaffinity(0))):
+            part.add(_told(predictor, seen, paths[at : at + len(seen)], masks[at : at + len(seen)]))
+            at += len(seen)
+            progress.show(at)
+        bad = [row["bad"] for row in part.rows() if "bad" in row]
+        if len(bad) < len(paths):
+            _write(predictor, part, file)
     if len(bad) == len(paths):
         raise DataError("None of the images could be read; nothing was written.\n" + "\n".join(bad[:20]))
-    print(f"{len(paths) - len(bad)} masks in {out}/")
     if bad:
-        print(f"{len(bad)} files could not be read and are left out:\n" + "\n".join(bad[:20]), file=sys.stderr)
+        print(*bad, f"{len(bad)} files could not be read and are left out.", sep="\n", file=sys.stderr)
     return 3 if bad else 0
 
 
-def _said(key: str, value: object, row: dict[str, Any]) -> str:
-    if f"prob/{value}" in row:
-        return f"{value}  {row[f'prob/{value}']:.3f}"
+def _told(predictor: Predictor, seen: list[Seen | str], paths: list[Path], masks: list[Path]) -> list[Row]:
+    """What is kept of one batch: plain rows, and masks as files."""
+    found = [one for one in seen if isinstance(one, Seen)]
+    answers, told = iter(predictor.answer(found) if found else []), []
+    for i, (one, path) in enumerate(zip(seen, paths, strict=True)):
+        row: Row = {"path": str(path), **({"bad": one} if isinstance(one, str) else next(answers))}
+        if "mask" in row:
+            row["mask"] = str(_paint(predictor, row["mask"], masks[i]))
+        if "embedding" in row:
+            row["embedding"] = row["embedding"].tolist()
+        told.append(row)
+    return told
+
+
+def _places(paths: list[Path], above: Path, out: Path) -> list[Path]:
+    """Where the mask of each image goes, within the folder `out` whatever the images are called."""
+    inside = [path.relative_to(above) if path.is_relative_to(above) else path for path in paths]
+    inside = [Path(*(part for part in path.parts if part not in ("..", path.anchor))) for path in inside]
+    often = Counter(path.with_suffix("") for path in inside)
+    return [
+        out / (path.with_suffix(".png") if often[path.with_suffix("")] == 1 else path.with_name(f"{path.name}.png"))
+        for path in inside
+    ]
+
+
+def _paint(predictor: Predictor, mask: np.ndarray, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = predictor.facts["labels"]["values"]
+    painted(torch.from_numpy(mask).long(), [values[name] for name in predictor.classes]).save(file)
+    return file
+
+
+def _write(predictor: Predictor, part: Partial, file: Path) -> None:
+    """The table, beside embeddings as a .npy array; and a part of it on the screen."""
+
+    def good() -> Iterator[Row]:
+        return (row for row in part.rows() if "bad" not in row)
+
+    if predictor.task.embeds:
+        count = _compare(predictor, list(good()), file)
+        print(
+            f"{count} embeddings of {predictor.network.outputs} numbers in {file.with_suffix('.npy')}, named in {file}"
+        )
+        return
+    count = tables.write(file, good())
+    for _, row in zip(range(10), good(), strict=False):
+        print("  ".join(_said(key, value, row) for key, value in row.items() if not key.startswith(("prob/", "area/"))))
+    if count > 10:
+        print(f"… and {count - 10} more")
+    masks = f"masks in {file.with_suffix('')}/, what they cover"
+    print(f"{count} {masks if predictor.task.dense else 'predictions'} in {file}")
+
+
+def _compare(predictor: Predictor, found: list[Row], file: Path) -> int:
+    """Writes the embeddings beside a table of the nearest other image of each: rows in the same order."""
+    embeddings = torch.tensor([row["embedding"] for row in found])
+    array = io.BytesIO()
+    np.save(array, embeddings.numpy(), allow_pickle=False)
+    folder.write(file.with_suffix(".npy"), array.getvalue())
+    told = []
+    for row, near in zip(found, predictor.task.decode(embeddings), strict=True):
+        other = near["nearest"]
+        beside = {"nearest": "", "similarity": ""} if other is None else {**near, "nearest": found[other]["path"]}
+        told.append({"path": row["path"], **beside})
+    return tables.write(file, told)
+
+
+def _said(key: str, value: object, row: Row) -> str:
+    """On the screen: short, and without what a terminal would obey."""
     said = f"{value:.4g}" if isinstance(value, float) else str(value)
+    said = "".join(c if c.isprintable() else " " for c in said)
+    said = said if len(said) <= 100 or key == "path" else f"{said[:99]}…"
+    said += f"  {row[f'prob/{value}']:.3f}" if key == "prediction" and f"prob/{value}" in row else ""
     return said if key in ("path", "prediction") else f"{key} {said}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.predict", description=__doc__)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder whose stage `select` is done, or a .ckpt file")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run, its model/ folder alone, or a .ckpt file")
     parser.add_argument("images", metavar="IMAGES", help="an image, a folder, or a table with a column `path`")
-    parser.add_argument("--out", default="predictions.csv", help="where the table goes (default: %(default)s)")
-    parser.add_argument("--path-column", default="path", help="the table's column of files (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--out", default="predictions.csv", help="where the table goes: .csv or .parquet (%(default)s)")
+    parser.add_argument("--path-column", default="path", help="the table's column of files (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a pass (%(default)s)")
+    parser.add_argument("--workers", type=int, help="threads that decode (as many as there are cores)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin anew; else a prediction that was killed goes on where it was"
+    )
     words = parser.parse_args()
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
     try:
-        return predict(words.run_dir, words.images, words.out, words.batch_size, words.path_column)
+        return predict(
+            words.run_dir, words.images, words.out, words.batch_size, words.path_column, words.workers, words.fresh
+        )
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 3
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def test_predict_gives_the_probabilities_of_the_test_without_hydra_or_lightning(
     code = (
         "import sys, runpy; sys.argv = ['predict', *sys.argv[1:]]\n"
         "try: runpy.run_module('src.predict', run_name='__main__')\n"
-        "finally: print([m for m in ('hydra', 'omegaconf', 'pytorch_lightning', 'torchmetrics') if m in sys.modules])"
+        "finally: print([m for m in 'hydra omegaconf pytorch_lightning torchmetrics sklearn matplotlib pyarrow onnx'"
+        ".split() if m in sys.modules])"
     )
     words = [str(whole), str(shapes / "test"), "--out", str(out)]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False)

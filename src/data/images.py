@@ -49,6 +49,26 @@ def read(path: File, channels: int) -> torch.Tensor:
     return torch.from_numpy(_decode(path, channels)).permute(2, 0, 1)
 
 
+def given(image: Image.Image | np.ndarray, channels: int, name: str) -> torch.Tensor:
+    """What `read` gives, of a picture or an array that is in memory; an array is as one of a .npy file.
+
+    Raises DataError with `name` and the reason.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            _check_size(*image.size)
+            array = _shown(image, channels)
+        elif isinstance(image, np.ndarray):
+            array = _checked(image, channels)
+        else:
+            raise _Refused(f"a {type(image).__name__} is no PIL image, array or path")
+    except _Refused as refused:
+        raise DataError(f"{name}: {refused}") from None
+    except (OSError, SyntaxError, ValueError) as error:  # a picture that was opened but is decoded only now
+        raise DataError(f"{name}: truncated or damaged ({error})") from error
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
 def probe(path: File, channels: int) -> None:
     """Raises DataError where `read` would, but sooner: a JPEG is decoded at an eighth of its size.
 
@@ -73,7 +93,7 @@ def size_of(path: File) -> tuple[int, int] | None:
 def _decode(path: File, channels: int, small: bool = False) -> np.ndarray:
     with _named(path):
         if path.suffix.lower() == ".npy":
-            return _from_npy(path, channels)
+            return _checked(_array(path), channels)
         return _from_picture(path, channels, small)
 
 
@@ -88,17 +108,21 @@ def _named(path: File) -> Iterator[None]:
 
 
 def _from_picture(path: File, channels: int, small: bool) -> np.ndarray:
-    if channels not in _MODES:
-        raise _Refused(f"a picture file cannot give {channels} channels; save (H, W, {channels}) arrays as .npy")
     # An open file, since of a path Pillow 13 maps the pixels, and then garbles TIFFs of orientation 5 to 8.
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         _check_size(*image.size)
         if small:
             image.draft("L", (1, 1))  # JPEG only; other formats do nothing here
-        image.load()  # first, since a TIFF turns itself upright here and then forgets its orientation
-        upright = _upright(image)
-        # np.array copies: a tensor must be writable, and Pillow only hands out read-only memory.
-        return np.array(_convert(upright, _MODES[channels])).reshape(upright.height, upright.width, channels)
+        return _shown(image, channels)
+
+
+def _shown(image: Image.Image, channels: int) -> np.ndarray:
+    if channels not in _MODES:
+        raise _Refused(f"a picture cannot give {channels} channels; save (H, W, {channels}) arrays as .npy")
+    image.load()  # first, since a TIFF turns itself upright here and then forgets its orientation
+    upright = _upright(image)
+    # np.array copies: a tensor must be writable, and Pillow only hands out read-only memory.
+    return np.array(_convert(upright, _MODES[channels])).reshape(upright.height, upright.width, channels)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -126,8 +150,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _from_npy(path: File, channels: int) -> np.ndarray:
-    array = _array(path)
+def _checked(array: np.ndarray, channels: int) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or 0 in array.shape:
         found = f"shape {array.shape}" if isinstance(array, np.ndarray) else "an .npz archive"
         raise _Refused(f"needs an array of (H, W) or (H, W, C), but is {found}")

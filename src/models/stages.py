@@ -20,6 +20,19 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     early stages know textures and colours that the last one has forgotten (Head2Toe, Evci et al. 2022). None where
     timm cannot give the stages of this architecture.
     """
+    options = asked(net)
+    if options is None:
+        return None
+
+    def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        last, between = net.forward_intermediates(image, **options)
+        return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
+
+    return see
+
+
+def asked(net: Any) -> dict[str, Any] | None:
+    """The words with which `forward_intermediates` gives the stages that are read; None where it cannot."""
     if not hasattr(net, "forward_intermediates") or not hasattr(net, "forward_head"):
         return None
     options: dict[str, Any] = {}
@@ -29,12 +42,7 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     tokens = "return_prefix_tokens" in inspect.signature(net.forward_intermediates).parameters
     if tokens and getattr(net, "num_prefix_tokens", 0):
         options["return_prefix_tokens"] = True
-
-    def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        last, between = net.forward_intermediates(image, **options)
-        return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
-
-    return see
+    return options
 
 
 def stage_of(net: Any) -> dict[str, int]:

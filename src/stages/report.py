@@ -1,5 +1,5 @@
-"""Writes to TensorBoard what a fit cannot know: the recipe with all candidates, a picture of the predictions, and the
-settings beside the final metric."""
+"""Writes the model card, and to TensorBoard what a fit cannot know: the recipe with all candidates, a picture of the
+predictions, and the settings beside the final metric."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from src import folder
 from src.contracts import Run
+from src.stages.card import card
 
 
 def report(run: Run) -> None:
+    if run.leader and (run.home.path / "model" / "model.json").is_file():
+        folder.write(run.home.path / "model" / "README.md", card(run))
     if not run.leader or "tensorboard" not in (run.cfg.get("logger") or {}):
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)

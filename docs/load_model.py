@@ -1,0 +1,34 @@
+"""Predicts an image with a model/ folder, torch, timm and safetensors alone: python load_model.py MODEL_DIR IMAGE"""
+
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+facts = json.loads(Path(sys.argv[1], "model.json").read_bytes())
+weights, spec, plain = load_file(Path(sys.argv[1], "weights.safetensors")), facts["input"], facts["timm"]
+net = timm.create_model(plain["architecture"], **plain["options"]).eval()
+net.load_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")})
+mean, std = (torch.tensor(spec[key])[:, None, None] for key in ("mean", "std"))
+x = functional.pil_to_tensor(Image.open(sys.argv[2]).convert("RGB" if len(mean) == 3 else "L"))
+size, (h, w), (high, wide), fill = spec["size"], spec["size"], x.shape[1:], (255 * mean).round()
+scales = {"pad": min(h / high, w / wide), "crop": max(int(h / spec["crop"]) / high, int(w / spec["crop"]) / wide)}
+if scale := scales.get(facts["resize"]):  # pad: the rest is the mean; crop: a margin is cut off; squash: neither
+    size = [max(round(n * scale), 1 if facts["resize"] == "pad" else m) for n, m in ((high, h), (wide, w))]
+x = functional.resize(x, size, InterpolationMode(spec["interpolation"]), antialias=True)
+x = (((functional.center_crop(x - fill, [h, w]) + fill) / 255 - mean) / std)[None]
+x = torch.cat([x, x.flip(3)]) if facts["mirror"] else x
+if facts["stages"]:  # the head reads the last features, then of each stage its class token, mean and deviation
+    last, stages = net.forward_intermediates(x, **plain["stages"])
+    seen = [net.forward_head(last, pre_logits=True)]
+    for grid, *tokens in (stage if isinstance(stage, tuple) else (stage,) for stage in stages):
+        seen += [t[:, 0] for t in tokens] + [grid.flatten(2).mean(2), grid.flatten(2).std(2, correction=0)]
+x = (torch.cat(seen, 1) if facts["stages"] else net(x)) @ weights["head.weight"].T + weights["head.bias"]
+x = x.mean(0) * torch.tensor((facts["unit"] or [0, 1])[1]) + torch.tensor((facts["unit"] or [0, 1])[0])
+said = {"class": x.softmax(0), "labels": x.sigmoid()}.get(facts["target"], x).tolist()
+print(json.dumps(dict(zip(facts["classes"], said, strict=True))))

@@ -1,0 +1,144 @@
+"""Exports the model of a run and checks the file: python -m src.export RUN_DIR --format onnx|torch_export|timm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from src import folder
+from src.contracts import ConfigError, DataError
+from src.exports import onnx, timm, torch_export
+from src.exports.graph import Graph, Pictures, answers, compared, describe
+from src.factory import make
+from src.models.network import load_model
+from src.predictor import Predictor, place
+
+TOLERANCE = 1e-4  # of the largest output: what another order of the same float32 sums may change
+
+
+def export(
+    run_dir: str,
+    kind: str,
+    out: str | None = None,
+    preprocess: bool = False,
+    int8: str | None = None,
+    nearest: bool = False,
+    most: int = 256,
+) -> dict[str, Any]:
+    """Writes the folder `out` (RUN_DIR/export/<kind>) and its parity.json, which is returned.
+
+    Raises ConfigError where this kind of file cannot hold the network, or a package is missing.
+    """
+    if kind == "onnx":
+        onnx.check()
+    predictor = Predictor.load(run_dir, device="cpu")
+    facts, (network, _) = predictor.facts, load_model(place(run_dir))
+    head, lacks = timm.held(network, nearest, preprocess) if kind == "timm" else (None, [])
+    graph = Graph(network, predictor.task.target, preprocess)
+    where = Path(out) if out else Path(run_dir) / "export" / kind
+    where.mkdir(parents=True, exist_ok=True)
+    for stale in ("parity.json", "model.int8.onnx"):
+        (where / stale).unlink(missing_ok=True)
+    val = pictures(run_dir, predictor, "val", most)
+    if kind == "timm":
+        head = head or timm.nearest(network, graph.fed(pictures(run_dir, predictor, "train", 8 * most).views))
+        run = timm.write(graph, where, facts, head)
+    else:
+        run = {"onnx": onnx, "torch_export": torch_export}[kind].write(graph, where, facts)
+        describe(where, facts, graph.described())
+    given = graph.fed(val.views)
+    wanted = answers(graph, given)
+    runs: dict[str, Callable] = {"fp32": run}
+    if int8:
+        runs["int8"] = onnx.quantised(where, int8, graph.fed(pictures(run_dir, predictor, "train", 128).views))
+    said: dict[str, Any] = {"format": kind, "preprocess": preprocess, "images": len(given), "of": val.said}
+    said |= {"left_out": lacks, "int8": int8}
+    said["pytorch"] = scored(predictor, wanted, val)
+    for name, one in runs.items():
+        found = answers(one, given)
+        said[name] = compared(found, wanted) | scored(predictor, found, val)
+    if kind == "onnx":
+        files = {name: where / f"model{'.int8' * (name == 'int8')}.onnx" for name in runs}
+        for name, told in onnx.beside(graph, runs, files, given).items():
+            said[name] |= told
+    folder.write(where / "parity.json", json.dumps(said, indent=1) + "\n")
+    return said
+
+
+def scored(predictor: Predictor, found: torch.Tensor, of: Pictures) -> dict[str, float]:
+    """How good it is, where that is known: the skill of the task, of which 1 is perfect."""
+    if of.target is None or predictor.task.dense:
+        return {}
+    return {"skill": float(predictor.task.skill(found, of.target))}
+
+
+def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictures:
+    """Images of the run, evenly over its split; drawn ones where those are not there any more."""
+    spec = predictor.network.spec
+    try:
+        words = yaml.safe_load((Path(run_dir) / "config.yaml").read_text(encoding="utf-8"))
+        source = make(words["data"]["source"])
+        images = source.splits[split]
+        count = min(most, len(images))
+        chosen = [i * len(images) // count for i in range(count)]
+        views = torch.stack([predictor.see(source.root / images.paths[i]).view for i in chosen])
+        known = images.labelled and not predictor.task.dense
+        target = torch.tensor([images.targets[i] for i in chosen]) if known else None
+        return Pictures(views, f"{len(views)} images of {split}", target)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        why = str(error).split("\n")[0][:200]
+        draw = torch.Generator().manual_seed(0)
+        coarse = torch.randint(0, 256, (32, spec.channels, 8, 8), generator=draw).float()
+        views = torch.nn.functional.interpolate(coarse, spec.size, mode="bicubic").clamp(0, 255).to(torch.uint8)
+        return Pictures(views, f"32 drawn images, since those of {split} could not be had: {why}")
+
+
+def shown(said: dict[str, Any], where: str) -> int:
+    """The screen, and the exit code: 1 where the file does not say what the network says."""
+    print(f"{where}: compared with PyTorch on {said['of']}")
+    for name in ("pytorch", "fp32", "int8"):
+        if isinstance(one := said.get(name), dict):
+            print(f"  {name:8}" + "  ".join(f"{key} {value:.4g}" for key, value in one.items()))
+    for lack in said["left_out"]:
+        print(f"  not in it: {lack}")
+    far = said["fp32"]["largest_difference"] > TOLERANCE * max(1.0, said["fp32"]["largest_output"])
+    if far and not said["left_out"]:
+        print("The exported file differs by more than rounding. Do not use it; please report it.", file=sys.stderr)
+    return int(far and not said["left_out"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.export", description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run")
+    parser.add_argument("--format", required=True, choices=("onnx", "torch_export", "timm"))
+    parser.add_argument("--out", metavar="DIR", help="default: RUN_DIR/export/FORMAT")
+    parser.add_argument("--preprocess", action="store_true", help="uint8 in, probabilities out; else normalised floats "
+                        "in, logits out")  # fmt: skip
+    parser.add_argument("--int8", choices=("dynamic", "static"), help="also in 8 bits (onnx), measured beside it")
+    parser.add_argument("--nearest", action="store_true", help="timm: the nearest network that it can hold")
+    words = parser.parse_args()
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+    try:
+        if words.int8 and words.format != "onnx":
+            raise ConfigError(f"--int8 {words.int8}: only --format onnx has it. Leave one of them out.")
+        if words.nearest and words.format != "timm":
+            raise ConfigError("--nearest: only --format timm leaves anything out. Leave one of them out.")
+        options = (words.out, words.preprocess, words.int8, words.nearest)
+        return shown(
+            export(words.run_dir, words.format, *options), words.out or f"{words.run_dir}/export/{words.format}"
+        )
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The model card: model/README.md in the form of the Hugging Face hub, with what the run knows and nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from src.contracts import Run
+
+MOST = 50  # classes that are listed
+PIPELINE = {"class": "image-classification", "labels": "image-classification", "mask": "image-segmentation"}
+PIPELINE |= {"identity": "image-feature-extraction"}
+METRICS = {"acc": "accuracy", "f1_macro": "f1", "auroc": "roc_auc", "mae": "mae", "miou": "mean_iou"}
+
+
+def card(run: Run) -> str:
+    facts = json.loads((run.home.path / "model" / "model.json").read_text(encoding="utf-8"))
+    parts = [
+        front(run, facts),
+        f"# {plain(run.cfg['name'])}",
+        "\n".join(_network(run, facts)),
+        "## Data\n\n" + "\n".join(_data(run)),
+        "## Numbers\n\n" + "\n".join(_numbers(run)),
+        "## What it is fed\n\n" + "\n".join(_input(facts)),
+        "## Limits\n\n" + "\n".join(_limits(run)),
+        "## Use\n\n" + _use(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: Any, most: int = 80) -> str:
+    """As Markdown shows it, whatever it is: no line of its own, no HTML, no markup; short."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    line = line if len(line) <= most else f"{line[: most - 1]}…"
+    return re.sub(r"([\\`*_\[\]|~#$!])", r"\\\1", html.escape(line, quote=False))
+
+
+def front(run: Run, facts: Mapping[str, Any]) -> str:
+    """YAML, of which JSON is a part: whatever a name holds, it stays one."""
+    base, licence = origin(run, facts)
+    names = [name.removeprefix("test/") for name in run.home.metrics()]
+    said = {
+        "license": licence,
+        "base_model": base,
+        "pipeline_tag": PIPELINE.get(run.task.target),
+        "tags": ["timm", "pytorch"],
+        "metrics": list(dict.fromkeys(METRICS[name] for name in names if name in METRICS)),
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in said.items() if value), "---"])
+
+
+def origin(run: Run, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Where the weights came from on the hub, and their licence; None where that is not known."""
+    words, known = run.cfg["model"], facts.get("timm") or {}
+    hub, name = known.get("hub") or "", words.get("name") or ""
+    elsewhere = run.cfg["init_from"] or words.get("weights") or not words.get("pretrained")
+    if elsewhere or not f"{hub.rpartition('/')[2]}.".startswith(f"{name}."):
+        return None, None
+    return hub, known.get("license")
+
+
+def _network(run: Run, facts: Mapping[str, Any]) -> list[str]:
+    base, licence = origin(run, facts)
+    words, chosen, state = run.cfg["model"], facts.get("chosen", {}), run.home.state()
+    came = f"began with the weights of {plain(base)}" if base else "began with random weights"
+    if not base and (run.cfg["init_from"] or words.get("weights") or words.get("pretrained")):
+        file = run.cfg["init_from"] or words.get("weights")
+        came = (
+            f"began with other weights{f' ({plain(Path(file).name)})' if file else ''}, whose licence is not known here"
+        )
+    elif base:
+        came += f", whose licence timm gives as {plain(licence)}" if licence else ", whose licence timm does not name"
+    head = "all stages, pooled" if facts["stages"] else "the last features"
+    lines = [
+        f"A {plain(words.get('name') or words['_target_'])} that {came}, and was fine-tuned on the images below (task "
+        f"{_name(run.cfg['task'])}, finetune {_name(run.cfg['finetune'])}, {_epochs(run)}seed {run.cfg['seed']}).",
+        "",
+        f"- its {facts['head']} head reads {head}; {facts['outputs']} outputs",
+        f"- chosen on val: {plain(chosen.get('candidate', '?'))}"
+        + (", fitted again on train and val" if chosen.get("refit") else ""),
+    ]
+    lines += ["- it looks at an image and its mirror image, and takes the mean"] if facts["mirror"] else []
+    tuned = {k: v for k, v in facts.items() if k in ("tuned", "calibration") and v}
+    lines += [f"- set on val, and applied to every prediction: {', '.join(tuned)} (model.json)"] if tuned else []
+    return [*lines, f"- weights.safetensors, sha256 {state.get('weights', facts['sha256'])}"]
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return plain(str(node["_target_"]).rpartition(".")[2])
+
+
+def _epochs(run: Run) -> str:
+    count = run.home.metrics().get("fit/epochs")
+    return f"{int(count)} epochs, " if count else ""
+
+
+def _data(run: Run) -> list[str]:
+    classes, train = run.source.classes, run.source.splits["train"]
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in run.source.splits.items())
+    lines = [f"{sizes} images from {plain(Path(str(run.source.root)).name)}."]
+    counts = run.source.labels.counts(train.targets, classes)
+    if counts and len(counts) == len(classes):
+        lines += ["", "| class | training images |", "|---|---|"]
+        lines += [f"| {plain(name)} | {n:,} |" for name, n in list(zip(classes, counts, strict=True))[:MOST]]
+        lines += [f"| … and {len(classes) - MOST} more | |"] if len(classes) > MOST else []
+    else:
+        lines += ["", f"{len(classes)} names: {', '.join(map(plain, classes[:MOST]))}"]
+    return [*lines, *(["", *(f"- {plain(note, 400)}" for note in run.source.notes)] if run.source.notes else [])]
+
+
+def _numbers(run: Run) -> list[str]:
+    found = run.home.metrics()
+    names = [k.partition("/")[2] for k in found if k.startswith(("val/", "test/"))]
+    names = [n for n in dict.fromkeys(names) if n != "images" and not n.endswith(("/low", "/high", "/constant"))]
+    lines = ["| metric | val | test | 95 % interval of test | best blind answer |", "|---|---|---|---|---|"]
+    for name in names:
+        low, high = found.get(f"test/{name}/low"), found.get(f"test/{name}/high")
+        between = f"{low:.4g} – {high:.4g}" if low is not None and high is not None else ""
+        values = _shown([found.get(f"val/{name}"), found.get(f"test/{name}")])
+        (blind,) = _shown([found.get(f"test/{name}/constant")])
+        lines.append(f"| {plain(name)} | {' | '.join(values)} | {between} | {blind} |")
+    if not any(k.startswith("test/") for k in found):
+        lines += ["", "There was no test split with labels. Val chose the model, so that its numbers are optimistic."]
+    return lines
+
+
+def _shown(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else f"{value:.4g}" for value in values]
+
+
+def _input(facts: Mapping[str, Any]) -> list[str]:
+    spec = facts["input"]
+    return [
+        f"- {spec['channels']} × {spec['size'][0]} × {spec['size'][1]} pixels, upright, resized by "
+        f"`{facts['resize']}` ({spec['interpolation']}, crop {spec['crop']})",
+        f"- values of 0 to 1, of which mean {spec['mean']} is taken and what is left is divided by {spec['std']}",
+    ]
+
+
+def _limits(run: Run) -> list[str]:
+    found, state = run.home.metrics(), run.home.state()
+    counts = run.source.labels.counts(run.source.splits["train"].targets, run.source.classes)
+    tested = found.get("test/images")
+    lines = (
+        [f"- The numbers are of {int(tested)} test images; of images that are unlike them nothing is known."]
+        if (tested)
+        else ["- It was not tested."]
+    )
+    if counts and min(counts) < 50:
+        lines.append(f"- {sum(n < 50 for n in counts)} classes had fewer than 50 training images.")
+    if state.get("beaten") is False:
+        lines.append("- It is not better than the best answer that does not look at the image.")
+    return lines
+
+
+def _use(facts: Mapping[str, Any]) -> str:
+    script = Path(__file__).parents[2] / "docs" / "load_model.py"
+    plainly = facts.get("timm") and facts["head"] == "linear" and facts["target"] in ("class", "labels", "numbers")
+    if not plainly or not script.is_file():
+        return "With the template that wrote it: `python -m src.predict MODEL_DIR IMAGES`."
+    return f"Without the template that wrote it:\n\n```python\n{script.read_text(encoding='utf-8')}```"

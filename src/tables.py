@@ -1,0 +1,63 @@
+"""Writes rows as a table, CSV or Parquet by the file's suffix, all or nothing."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from src import folder
+from src.contracts import ConfigError
+
+PARQUET = (".parquet", ".pq")
+CHUNK = 10_000  # rows
+
+
+def check(file: Path) -> None:
+    """Raises ConfigError where it could not be written, before anything is computed for it."""
+    if file.suffix.lower() not in (".csv", *PARQUET):
+        raise ConfigError(f"--out {file}: {file.suffix} is no kind of table.\nName a .csv or a .parquet file.")
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"--out {file}: there is no folder {file.absolute().parent}. Make it first.")
+    if file.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(
+            f"--out {file}: a Parquet table needs pyarrow, which is not installed.\n"
+            "Install it with `pip install pyarrow`, or name a .csv file."
+        )
+
+
+def write(file: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """-> how many there were, at least one; all have the keys of the first."""
+    rows = iter(rows)
+    first = next(rows)
+    part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    count = (_parquet if file.suffix.lower() in PARQUET else _csv)(part, list(first), chain([first], rows))
+    part.replace(file)
+    folder.sync(file.absolute().parent)
+    return count
+
+
+def _csv(file: Path, names: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        return sum(writer.writerow(row) > 0 for row in rows)
+
+
+def _parquet(file: Path, names: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows, writer, count = iter(rows), None, 0
+    while chunk := list(islice(rows, CHUNK)):
+        table = pyarrow.table({name: [row[name] for row in chunk] for name in names})
+        writer = writer or parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table.cast(writer.schema))
+        count += len(chunk)
+    assert writer is not None
+    writer.close()
+    return count
