@@ -22,11 +22,11 @@ from src.check import configs
 from src.contracts import ConfigError, DataError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
+from src.pages.report import report
 from src.stages import pixels, probe
 from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
-from src.stages.report import report
 from src.stages.select import select
 from src.stages.test import test
 

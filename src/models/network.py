@@ -19,6 +19,7 @@ from src import folder as files
 from src import lowrank
 from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
+from src.models.evidence import evidence
 from src.models.heads import affine, head
 from src.models.weights import read_state, sha256, spec_from_dict
 
@@ -109,6 +110,10 @@ class Network(nn.Module):
         weight[:, : own[0].shape[1]] = own[0].float().cpu()
         scale, shift = self.scale.cpu(), self.shift.cpu() if self.unit else 0.0
         return weight * scale[:, None], own[1].float().cpu() * scale + shift
+
+    def evidence(self, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
+        """Where what speaks for an output of each image is: see src/models/evidence.py."""
+        return evidence(self, image, output, against)
 
     def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""

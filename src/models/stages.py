@@ -22,6 +22,16 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     """
     if not hasattr(net, "forward_intermediates") or not hasattr(net, "forward_head"):
         return None
+    options = reading(net)
+
+    def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return read(net, *net.forward_intermediates(image, **options))
+
+    return see
+
+
+def reading(net: Any) -> dict[str, Any]:
+    """What `forward_intermediates` is asked for, to give what `read` takes."""
     options: dict[str, Any] = {}
     count = len(getattr(net, "feature_info", None) or ())
     if count > 6:
@@ -29,12 +39,12 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     tokens = "return_prefix_tokens" in inspect.signature(net.forward_intermediates).parameters
     if tokens and getattr(net, "num_prefix_tokens", 0):
         options["return_prefix_tokens"] = True
+    return options
 
-    def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        last, between = net.forward_intermediates(image, **options)
-        return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
 
-    return see
+def read(net: Any, last: torch.Tensor, between: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last map and those of the stages -> (what the head reads, all stages pooled)."""
+    return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
 
 
 def stage_of(net: Any) -> dict[str, int]:

@@ -12,8 +12,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from src.contracts import Run
 
 
-def report(run: Run) -> None:
-    if not run.leader or "tensorboard" not in (run.cfg.get("logger") or {}):
+def tensorboard(run: Run) -> None:
+    if "tensorboard" not in (run.cfg.get("logger") or {}):
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
