@@ -53,9 +53,10 @@ def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice)
         last, between = net.forward_intermediates(x.requires_grad_(), **reading(net))
         grid = (between[-1][0] if isinstance(between[-1], tuple) else between[-1]).shape[-2:]
         if prefix and seen and all(a.shape[-1] == last.shape[1] for a in seen):
-            slopes = torch.autograd.grad(score(last, between), [last, *seen], allow_unused=True)
-            found = _followed(last, seen, slopes)[:, prefix:].unflatten(1, grid)
-            return interpolate(found[:, None], image.shape[-2:], mode="bilinear")[:, 0]
+            direct = [part for stage in between for part in stage] if network.stages else []
+            slopes = torch.autograd.grad(score(last, between), [last, *direct, *seen], allow_unused=True)
+            found = _followed([last, *direct], seen, slopes, reading(net).get("indices"))
+            return interpolate(found[:, prefix:].unflatten(1, grid)[:, None], image.shape[-2:], mode="bilinear")[:, 0]
         last = last.detach().requires_grad_()
         between = [_leaf(stage) for stage in between]
         maps = [last, *([s[0] if isinstance(s, tuple) else s for s in between] if network.stages else [])]
@@ -65,12 +66,17 @@ def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice)
     return torch.stack([_spread(part.sum(1, keepdim=True).float(), image.shape[-2:]) for part in adds]).sum(0)
 
 
-def _followed(last: torch.Tensor, seen: list[torch.Tensor], slopes: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """(B, N): how much each token of the first layer brings to those that are read after the last one."""
-    assert slopes[0] is not None
-    brings = (last * slopes[0]).sum(2).float().clamp(min=0)
-    brings = brings / brings.sum(1, keepdim=True).clamp(min=1e-12)
-    for attention, slope in list(zip(seen, slopes[1:], strict=True))[::-1]:
+def _followed(
+    parts: list[torch.Tensor], seen: list[torch.Tensor], slopes: Sequence[torch.Tensor | None], indices: list[int] | None
+) -> torch.Tensor:
+    """(B, N): how much each token of the first layer brings to what is read: the tokens behind the last layer, then of
+    each stage, at the layers `indices` (None: at all), its grid and the tokens before it."""
+    adds = [part * (0 if slope is None else slope) for part, slope in zip(parts, slopes, strict=False)]
+    stages = [torch.cat([prefix.sum(2), grid.sum(1).flatten(1)], 1) for grid, prefix in zip(adds[1::2], adds[2::2], strict=True)]
+    at = dict(zip(range(len(seen)) if indices is None else indices, stages, strict=False))
+    brings = adds[0].sum(2).float().clamp(min=0)
+    for layer, (attention, slope) in reversed(list(enumerate(zip(seen, slopes[len(parts) :], strict=True)))):
+        brings = brings + at[layer].float().clamp(min=0) if layer in at else brings
         if slope is not None:
             brings = brings + torch.einsum("bn,bnm->bm", brings, (attention * slope).clamp(min=0).mean(1).float())
     return brings

@@ -11,6 +11,7 @@ from typing import ClassVar
 class Text:
     words: str
     loud: bool = False
+    head: bool = False
     kind: ClassVar[str] = "text"
 
 

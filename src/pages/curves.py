@@ -12,14 +12,24 @@ MOST = 400  # points of a line
 
 
 def curves(facts: Facts) -> Iterator[Section]:
-    rows = facts.table("metrics.csv")
+    rows, monitor = facts.table("metrics.csv"), f"val/{facts.headline}"
+    losses = {"train/loss_step": plots.FAINT, "train/loss": plots.FIRST, "val/nll": plots.SECOND}
     found = [
-        _curves(rows, "loss", {"train/loss_step": plots.FAINT, "train/loss": plots.FIRST, "val/nll": plots.SECOND}),
-        _curves(rows, f"val/{facts.headline}", {f"val/{facts.headline}": plots.SECOND}, facts.metrics.get("select/epoch")),
-        _curves(rows, "learning rate", {name: plots.THIRD for name in rows[0] if name.startswith("lr-")} if rows else {}),
+        _curves(rows, "loss", losses),
+        _curves(rows, monitor, {monitor: plots.SECOND}, facts.metrics.get("select/epoch")),
+        _curves(rows, "learning rate", dict.fromkeys(_ends(rows), plots.THIRD)),
     ]
     if drawn := [drawing for drawing in found if drawing]:
         yield Section("How the fit went", drawn)
+
+
+def _ends(rows: list[dict[str, str]]) -> set[str]:
+    """The groups of the lowest and of the highest learning rate; the others are between them."""
+    highest: dict[str, float] = {}
+    for row in rows:
+        for name in (name for name in row if name.startswith("lr-") and row[name]):
+            highest[name] = max(highest.get(name, 0.0), float(row[name]))
+    return {min(highest, key=highest.__getitem__), max(highest, key=highest.__getitem__)} if highest else set()
 
 
 def _curves(rows: list[dict[str, str]], name: str, columns: dict[str, str], chosen: float | None = None) -> Drawing | None:

@@ -23,5 +23,5 @@ def decided(facts: Facts) -> Iterator[Section]:
             blocks.append(Table(rows[0], [row for row in rows[1:] if not set("".join(row)) <= {"-", "|"}]))
             rows = []
         if line.strip() and line != "# Recipe":
-            blocks.append(Text(line.lstrip("#- ")))
+            blocks.append(Text(line.lstrip("#- "), head=line.startswith("#")))
     yield Section("What was decided, and why", blocks)

@@ -28,7 +28,9 @@ def headline(facts: Facts) -> Iterator[Section]:
     if blind is not None:
         rows.append(["the best blind answer", said(facts.headline, blind), "", ""])
     blocks.append(Table(["", facts.headline, "95 % interval", "images"], rows))
-    blocks.append(Table(["metric", "test", "95 % interval", "val"], list(_measured(facts))))
+    rest = list(_measured(facts))
+    kept = [i for i in range(4) if any(row[i] for row in rest)]
+    blocks.append(Table([("metric", "test", "95 % interval", "val")[i] for i in kept], [[r[i] for i in kept] for r in rest]))
     yield Section("How good is it?", blocks)
 
 
