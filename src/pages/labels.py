@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from src.pages.answers import Answers
-from src.pages.blocks import Section, Table
+from src.pages.blocks import Gallery, Section, Table, Text
 from src.pages.classes import named
 from src.pages.facts import SHOWN, Facts
-from src.pages.blocks import Gallery, Text
 
 
 def labels(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
         if answers.kind == "labels" and answers.labelled and len(answers):
             yield Section(named("Label by label", answers), [_each(facts, answers)])
-            yield Section(named("The worst mistakes", answers), [_worst(facts, answers)])
+            yield Section(named("Said, and not there", answers), [_worst(facts, answers, False)])
+            yield Section(named("There, and missed", answers), [_worst(facts, answers, True)])
 
 
 def _each(facts: Facts, answers: Answers) -> Table:
@@ -35,14 +35,18 @@ def _each(facts: Facts, answers: Answers) -> Table:
     return Table([*head, *([] if cut is None else ["threshold"])], rows, sortable=True)
 
 
-def _worst(facts: Facts, answers: Answers) -> Gallery | Text:
-    """By the label of each image that is furthest from the truth."""
-    away = np.abs(answers.there - answers.p)
+def _worst(facts: Facts, answers: Answers, missed: bool) -> Gallery | Text:
+    """By the label of each image that is furthest from the truth. What speaks for one that was missed is not shown:
+    there is next to nothing."""
+    there, taken = answers.there, answers.taken
+    wrong = there & ~taken if missed else taken & ~there
+    away = np.where(wrong, np.abs(there - answers.p), 0.0)
     output = away.argmax(1)
-    rows = np.argsort(-away.max(1), kind="stable")[:SHOWN]
-    lines = []
-    for i in rows:
-        name, p = answers.classes[output[i]], answers.p[i, output[i]]
-        state = "is there" if answers.there[i, output[i]] else "is not there"
-        lines.append([f"{name} {state}, said {p:.2f}", "true: " + (", ".join(sorted(answers.target[i])) or "none")])
-    return Gallery(facts.cards(answers, rows.tolist(), lines, output[rows].tolist()))
+    rows = [i for i in np.argsort(-away.max(1), kind="stable")[:SHOWN].tolist() if wrong[i].any()]
+    if not rows:
+        return Text("None.")
+    lines = [
+        [f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}", "true: " + (", ".join(sorted(answers.target[i])) or "–")]
+        for i in rows
+    ]
+    return Gallery(facts.cards(answers, rows, lines, None if missed else output[rows].tolist()))

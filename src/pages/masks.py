@@ -34,8 +34,9 @@ def _each(facts: Facts, classes: tuple[str, ...]) -> Table:
 def _card(facts: Facts, index: int, path: str, iou: float) -> Card:
     seen, channels = facts.view(facts.split, index), facts.run.spec.channels
     image, truth = seen[:channels], seen[channels] if len(seen) > channels else None
+    network = facts.network
     with torch.inference_mode():
-        found = facts.network(image[None].to(facts.network.mean.device)).argmax(1)[0].cpu()
+        found = network(image[None].to(network.mean.device)).argmax(1)[0].cpu()
     shown = [pictures.picture(image), *([] if truth is None else [pictures.painted(image, truth)]), pictures.painted(image, found)]
     what = "image, truth, answer" if truth is not None else "image, answer"
     return Card([pictures.uri(p) for p in shown], [what if iou != iou else f"{what}: IoU {iou:.3f}"], path=path)

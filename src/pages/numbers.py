@@ -44,8 +44,8 @@ def _worst(facts: Facts, answers: Answers, true: np.ndarray, said: np.ndarray) -
     """By the error in deviations of the true numbers; of several the largest."""
     away = np.abs(said - true) / true.std(0).clip(min=1e-12)
     rows = np.argsort(-away.max(1), kind="stable")[:SHOWN]
+    names = [f"{plots.short(c)}: " for c in answers.classes] if len(answers.classes) > 1 else [""]
     lines = [
-        [f"{plots.short(c)}: true {t:.4g}, said {s:.4g}" for c, t, s in zip(answers.classes, true[i], said[i], strict=True)][:3]
-        for i in rows
+        [f"{c}true {t:.4g}, said {s:.4g}" for c, t, s in zip(names, true[i], said[i], strict=True)][:3] for i in rows
     ]
     return Gallery(facts.cards(answers, rows.tolist(), lines))

@@ -13,7 +13,6 @@ from src.pages.classes import named
 from src.pages.facts import Facts
 
 BINS = 15  # of equal width, as Guo et al. 2017
-FEW = 5  # images of a bin that are shown faintly
 
 
 def reliability(facts: Facts) -> Iterator[Section]:
@@ -26,7 +25,7 @@ def reliability(facts: Facts) -> Iterator[Section]:
                 blocks.append(_left_out(answers, *now))
             if answers.name == "" and (rows := _numbers(facts)):
                 blocks.append(Table(["", "before calibration", "after"], rows))
-            yield Section(named("Can its probabilities be believed?", answers), [Text(HOW), *blocks])
+            yield Section(named("How far to believe it", answers), [Text(HOW), *blocks])
 
 
 HOW = (
