@@ -22,6 +22,7 @@ from src.check import configs
 from src.contracts import ConfigError, DataError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
+from src.pages.report import report
 from src.settle import settle
 from src.stages import pixels, probe
 from src.stages.calibrate import calibrate
@@ -29,7 +30,6 @@ from src.stages.find_lr import find_lr
 from src.stages.fit import fit
 from src.stages.pace import pace
 from src.stages.refit import refit
-from src.stages.report import report
 from src.stages.robustness import robustness
 from src.stages.select import select
 from src.stages.test import test

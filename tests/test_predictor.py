@@ -18,7 +18,7 @@ from src import predict as door
 from src.contracts import ConfigError, DataError
 from src.predict import predict
 from src.predictor import Predictor
-from src.stages.card import plain
+from src.pages.card import plain
 from tests.conftest import ROOT
 from tests.nets import model
 

@@ -21,8 +21,9 @@ from src import folder as files
 from src import lowrank
 from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
+from src.models.evidence import evidence
 from src.models.heads import affine, head
-from src.models.stages import asked
+from src.models.stages import reading
 from src.models.weights import read_state, sha256, spec_from_dict
 
 FORMAT = 1  # of model.json: raise it when an older load_model would misread a new one
@@ -128,6 +129,10 @@ class Network(nn.Module):
         scale, shift = self.scale.cpu(), self.shift.cpu() if self.unit else 0.0
         return weight * scale[:, None], own[1].float().cpu() * scale + shift
 
+    def evidence(self, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
+        """Where what speaks for an output of each image is: see src/models/evidence.py."""
+        return evidence(self, image, output, against)
+
     def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""
         reestimate(self, batches, frozen=False, within=self if self.batchnorm == "train" else self.head)
@@ -196,7 +201,7 @@ def _plainly(network: Network, build: dict[str, Any]) -> dict[str, Any] | None:
     if cfg.get("fixed_input_size"):
         options["img_size"] = list(network.spec.size)
     known = {key: cfg.get(name) for key, name in (("hub", "hf_hub_id"), ("license", "license"))}
-    return {"architecture": cfg["architecture"], "options": options, "stages": asked(network.backbone), **known}
+    return {"architecture": cfg["architecture"], "options": options, "stages": reading(network.backbone), **known}
 
 
 def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:

@@ -20,19 +20,18 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     early stages know textures and colours that the last one has forgotten (Head2Toe, Evci et al. 2022). None where
     timm cannot give the stages of this architecture.
     """
-    options = asked(net)
+    options = reading(net)
     if options is None:
         return None
 
     def see(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        last, between = net.forward_intermediates(image, **options)
-        return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
+        return read(net, *net.forward_intermediates(image, **options))
 
     return see
 
 
-def asked(net: Any) -> dict[str, Any] | None:
-    """The words with which `forward_intermediates` gives the stages that are read; None where it cannot."""
+def reading(net: Any) -> dict[str, Any] | None:
+    """What `forward_intermediates` is asked for, to give what `read` takes; None where it cannot be."""
     if not hasattr(net, "forward_intermediates") or not hasattr(net, "forward_head"):
         return None
     options: dict[str, Any] = {}
@@ -43,6 +42,11 @@ def asked(net: Any) -> dict[str, Any] | None:
     if tokens and getattr(net, "num_prefix_tokens", 0):
         options["return_prefix_tokens"] = True
     return options
+
+
+def read(net: Any, last: torch.Tensor, between: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last map and those of the stages -> (what the head reads, all stages pooled)."""
+    return net.forward_head(last, pre_logits=True), torch.cat([_pooled(stage) for stage in between], 1)
 
 
 def stage_of(net: Any) -> dict[str, int]:

@@ -9,15 +9,11 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from src import folder
 from src.contracts import Run
-from src.stages.card import card
 
 
-def report(run: Run) -> None:
-    if run.leader and (run.home.path / "model" / "model.json").is_file():
-        folder.write(run.home.path / "model" / "README.md", card(run))
-    if not run.leader or "tensorboard" not in (run.cfg.get("logger") or {}):
+def tensorboard(run: Run) -> None:
+    if "tensorboard" not in (run.cfg.get("logger") or {}):
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))

@@ -1,0 +1,295 @@
+"""Compares finished runs, without Hydra or Lightning: python -m src.compare RUN_DIR… [--html FILE].
+
+A folder of runs, such as logs/NAME, stands for all that are finished in it. Runs that were given the same words but
+another seed are put together. The first one is compared with each other on the same test images, image by image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from src import folder, stats
+from src.contracts import ConfigError, DataError
+from src.factory import make
+from src.merge import STUDENT, logits, read
+from src.pages.blocks import Block, Section, Table, Text
+from src.pages.page import html
+
+OWN = ("seed", "run_dir", "resume", "name", "stages", "paths.", "logger.", "hydra.", "callbacks.progress")
+# of each run, so that it is no difference
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished run. `name` tells it from the others."""
+
+    name: str
+    path: Path
+    state: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+
+    @property
+    def headline(self) -> str:
+        return str(self.cfg["task"]["monitor"]).removeprefix("val/")
+
+    @property
+    def split(self) -> str:
+        return "test" if f"test/{self.headline}" in self.metrics else "val"
+
+    @property
+    def value(self) -> float:
+        return float(self.metrics[f"{self.split}/{self.headline}"])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was typed, but for what each run has of its own."""
+        return tuple(sorted(word for word in self.state.get("overrides", ()) if not word.lstrip("+").startswith(OWN)))
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The config in one level; paths in the run folder are alike in all runs."""
+        here = str(self.cfg["run_dir"])
+        found = {key: str(value).replace(here, "RUN_DIR") for key, value in _flat(self.cfg)}
+        return {key: value for key, value in found.items() if not key.startswith(OWN)}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        return json.loads((self.path / "model" / "model.json").read_text(encoding="utf-8"))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def runs(asked: Sequence[str]) -> list[Entry]:
+    """The runs that are named, and the finished ones of the folders; of one task and the same classes."""
+    paths: list[Path] = []
+    for word in asked:
+        path = Path(word).absolute()
+        if (path / "run.json").is_file():
+            paths.append(path)
+            continue
+        below = sorted(file.parent for file in (*path.glob("*/run.json"), *path.glob("*/*/run.json")))
+        if not below:
+            what = "it holds no run" if path.is_dir() else "there is no such folder"
+            raise ConfigError(f"{word}: {what} (no run.json).\nName run folders, or the folder above them.")
+        for one in below:
+            if unfinished(one):
+                print(f"left out: {one} is not finished", file=sys.stderr)
+            else:
+                paths.append(one)
+    paths = list(dict.fromkeys(paths))
+    if len(paths) < 2:
+        raise ConfigError(f"{' '.join(asked)}: {len(paths)} finished run(s); to compare takes two. Name another one.")
+    entries = [_entry(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    for other in entries[1:]:
+        same_task(entries[0], other)
+    return entries
+
+
+def unfinished(path: Path) -> str:
+    """Why a run cannot be compared, or ''."""
+    state = folder.RunFolder(path).state()
+    if state.get("state") != "finished":
+        return f"it is {state.get('state', 'not begun')}; done: {', '.join(state.get('done', ())) or 'nothing'}"
+    missing = [name for name in ("config.yaml", "metrics.json") if not (path / name).is_file()]
+    return f"it has no {missing[0]}" if missing else ""
+
+
+def _entry(path: Path, name: str) -> Entry:
+    if why := unfinished(path):
+        raise ConfigError(f"{path} is not finished: {why}.\nFinish it first: python train.py resume={path}")
+    home = folder.RunFolder(path)
+    found = Entry(name, path, home.state(), home.metrics(), yaml.safe_load(home.config.read_text(encoding="utf-8")))
+    if found.metrics.get(f"{found.split}/{found.headline}") is None:
+        raise ConfigError(f"{path} has measured no {found.headline}: it planned only, or nothing has labels.")
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """As few folders as tell them apart."""
+    for n in range(1, min(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-n:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))
+
+
+def same_task(first: Entry, other: Entry) -> None:
+    for what, of in (
+        ("task", lambda e: e.cfg["task"]["_target_"].rpartition(".")[2]),
+        ("task.monitor", lambda e: e.headline),
+        ("split that was measured", lambda e: e.split),
+    ):
+        if of(first) != of(other):
+            raise ConfigError(
+                f"{other.path} has another {what} than {first.path}: {of(other)} instead of {of(first)}.\n"
+                "Compare runs of one task and one metric."
+            )
+
+
+def paired(first: Entry, other: Entry) -> tuple[float, float, float] | None:
+    """By how much `other` is better than `first`, and the 95 % bounds of it: a bootstrap of the same images for both.
+    None where the metric is none of single images. Raises where the images are not the same."""
+    tables = [sorted(read(entry.path / "predictions.csv"), key=lambda row: row["path"]) for entry in (first, other)]
+    columns = [key for key in tables[0][0] if key == "target" or key.startswith("target/")]
+    if [row["path"] for row in tables[0]] != [row["path"] for row in tables[1]]:
+        raise DataError(
+            f"{other.path} was tested on other images than {first.path} ({len(tables[1])} and {len(tables[0])}).\n"
+            "Compare runs of one data set and one data.split_seed."
+        )
+    for one, two in zip(*tables, strict=True):
+        if [one.get(c) for c in columns] != [two.get(c) for c in columns]:
+            raise DataError(
+                f"{one['path']} has another target in {other.path} than in {first.path}.\n"
+                "Compare runs of one data set, or train both again on the same labels."
+            )
+    if first.facts["dense"]:
+        iou = [torch.tensor([float(row["iou"]) for row in rows]) for rows in tables]
+        return _bounds(iou[1] - iou[0])
+    tasks = [make(entry.facts["task"])(classes=tuple(entry.facts["classes"])) for entry in (first, other)]
+    encode = make(first.facts["labels"]).encoder(tuple(first.facts["classes"]))
+    target = torch.tensor([encode(tuple(row[c] for c in columns)) for row in tables[0]])
+    found = [_seen(*three) for three in zip((first, other), tables, tasks, strict=True)]
+    sign = 1 if tasks[0].mode == "max" else -1
+    if tasks[0].scores is not None:
+        old, new = (task.scores(x, target).double() for task, x in zip(tasks, found, strict=True))
+        return _bounds(sign * (new - old), target if tasks[0].by_class else None)
+    if tasks[0].score is None:
+        return None
+    score = [task.score for task in tasks]
+
+    def gain(some: torch.Tensor) -> torch.Tensor:
+        return sign * (score[1](found[1][some], target[some]) - score[0](found[0][some], target[some]))
+
+    drawn = stats.resampled(gain, len(target), 0, stats.DRAWS)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(gain(torch.arange(len(target)))), low, high
+
+
+def _seen(entry: Entry, rows: list[dict[str, str]], task: Any) -> torch.Tensor:
+    """Logits, or embeddings, in the order of the rows."""
+    if not task.embeds:
+        return logits(rows, task, entry.facts)
+    place = {row["path"]: i for i, row in enumerate(read(entry.path / "predictions.csv"))}
+    z = np.load(entry.path / "embeddings.npy", allow_pickle=False)
+    return torch.from_numpy(z[[place[row["path"]] for row in rows]])
+
+
+def _bounds(gain: torch.Tensor, groups: torch.Tensor | None = None) -> tuple[float, float, float]:
+    if not gain.any():
+        return 0.0, 0.0, 0.0
+    return float(gain.double().mean()), *stats.bootstrap(gain, groups=groups)
+
+
+def sections(entries: Sequence[Entry]) -> list[Section]:
+    first = entries[0]
+    told = [Section("The runs", [Table(_head(first), [_row(entry, entries) for entry in entries])])]
+    if grouped := list(_grouped(entries)):
+        head = ["what was typed", "runs", "seeds", f"mean {first.headline}", "95 % interval over the seeds"]
+        told.append(Section("Seeds together", [Table(head, grouped)]))
+    return [*told, Section(f"Against {first.name}, on the same images", list(_against(entries)))]
+
+
+def _head(first: Entry) -> list[str]:
+    return ["run", f"{first.split}/{first.headline}", "95 % interval", "images", "seconds", "seed", "what differs"]
+
+
+def _row(entry: Entry, entries: Sequence[Entry]) -> list[object]:
+    name, metrics = f"{entry.split}/{entry.headline}", entry.metrics
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    differs = [k for k in sorted(entry.keys) if len({e.keys.get(k) for e in entries}) > 1]
+    return [
+        *(entry.name, f"{entry.value:.4f}", "" if low is None or high is None else f"{low:.4f} – {high:.4f}"),
+        *(int(metrics.get(f"{entry.split}/images", 0)), f"{sum(entry.state.get('seconds', {}).values()):.0f}"),
+        *(str(entry.cfg["seed"]), "  ".join(f"{k}={entry.keys[k]}" for k in differs)),
+    ]
+
+
+def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.words, []).append(entry)
+    for words, some in groups.items():
+        if len(some) > 1:
+            values = [entry.value for entry in some]
+            half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
+            seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)
+            middle = mean(values)
+            yield [" ".join(words) or "–", len(some), seeds, f"{middle:.4f}", f"{middle - half:.4f} – {middle + half:.4f}"]
+
+
+def _against(entries: Sequence[Entry]) -> Iterator[Block]:
+    first, *others = entries
+    if first.split == "val" or not (first.path / "predictions.csv").is_file():
+        yield Text("There are no labelled test images to compare them on.")
+        return
+    rows = []
+    for other in others:
+        if (found := paired(first, other)) is None:
+            yield Text(f"{first.headline} is not known of single images, so there is no paired comparison.")
+            return
+        gain, low, high = found
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        rows.append([other.name, f"{gain:+.4f}", f"{low:+.4f} – {high:+.4f}", verdict])
+    if first.facts["dense"]:
+        yield Text("By the mean over images of each one's IoU: that of the whole split is no mean over images.")
+    yield Table(["run", "better by", "95 % interval", ""], rows)
+
+
+def show(told: Sequence[Section]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text as Plain
+
+    console = Console()
+    for section in told:
+        console.print(f"\n{section.title}", style="bold", markup=False, highlight=False)
+        for block in section.blocks:
+            if isinstance(block, Table):
+                drawn = Drawn(*map(Plain, block.head), box=None, pad_edge=False, header_style="dim")
+                for row in block.rows:
+                    drawn.add_row(*(Plain(f"{cell}") for cell in row))
+                console.print(drawn)
+            elif isinstance(block, Text):
+                console.print(block.words, markup=False, highlight=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="run folders, or folders of runs such as logs/NAME")
+    parser.add_argument("--html", metavar="FILE", help="write the same as a page, too")
+    words = parser.parse_args()
+    try:
+        if words.html and not Path(words.html).absolute().parent.is_dir():
+            raise ConfigError(f"--html {words.html}: there is no folder {Path(words.html).absolute().parent}. Make it.")
+        told = sections(runs(words.runs))
+        show(told)
+        if words.html:
+            folder.write(Path(words.html).absolute(), html("Runs side by side", " · ".join(words.runs), told))
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

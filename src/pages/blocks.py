@@ -1,0 +1,78 @@
+"""What a section of a page is made of; how each looks is in page.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Text:
+    words: str
+    loud: bool = False
+    head: bool = False
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are words, or numbers that are shown by `said`. sortable: a click on a head sorts by its column."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    sortable: bool = False
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    svg: str  # of src/pages/plots.py
+    says: str = ""
+    kind: ClassVar[str] = "drawing"
+
+
+@dataclass(frozen=True)
+class Raster:
+    uri: str
+    says: str = ""
+    kind: ClassVar[str] = "raster"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts (C, C), true by predicted."""
+
+    classes: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    kind: ClassVar[str] = "matrix"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Pictures side by side, and what is said below them. heat: lies over the first picture."""
+
+    pictures: Sequence[str]
+    lines: Sequence[str]
+    heat: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    cards: Sequence[Card]
+    legend: Sequence[tuple[str, str]] = ()  # (colour, name)
+    kind: ClassVar[str] = "gallery"
+
+    @property
+    def heated(self) -> bool:
+        return any(card.heat for card in self.cards)
+
+
+Block = Text | Table | Drawing | Raster | Matrix | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)

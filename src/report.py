@@ -1,0 +1,42 @@
+"""Writes the report of a run folder again, without Hydra: python -m src.report RUN_DIR."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from src import resume
+from src.build import prepare
+from src.contracts import ConfigError, DataError
+from src.folder import RunFolder
+from src.pages.report import page
+
+
+def report(run_dir: str) -> Path:
+    """-> the page."""
+    home = RunFolder(Path(run_dir).absolute())
+    if not home.config.is_file():
+        raise ConfigError(f"{run_dir} is no run folder: it has no config.yaml. Name a folder that a run has printed.")
+    saved = OmegaConf.load(home.config)
+    assert isinstance(saved, DictConfig)
+    with home.lock():
+        page(prepare(resume.moved(resume.plain(saved), saved.run_dir, str(home.path)), home))
+    return home.path / "report" / "index.html"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m src.report", description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder; its images must still be where they were")
+    try:
+        print(report(parser.parse_args().run_dir))
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
