@@ -107,6 +107,8 @@ class Asked:
         folds = ["data.fold=0", f"data.folds={self.options['folds']}"] if self.options["folds"] else []
         if faults := space.mistakes(self.knobs, [*self.words, *self.always, *folds], self.where):
             raise ConfigError("\n\n".join(faults))
+        if self.cached and "data.resize" not in given:  # the recipe of a run might decide another one
+            self.always.append(f"data.resize={own.value(self.words, 'data.resize')}")
         self.options["seed"] = own.value(self.words, "seed")
         self.objective = self._objective()
         why = "several objectives" if len(self.objective) > 1 else "folds" if self.options["folds"] else ""
@@ -131,6 +133,12 @@ class Asked:
             monitor = {"monitor": own.value(self.words, "task.mode")}
             found |= one if isinstance(one, dict) else {"seconds": "min"} if one == "seconds" else monitor
         return found
+
+    @property
+    def cached(self) -> bool:
+        """Whether all trials have the same features."""
+        heads = all(knob.key.startswith("probe.") for knob in self.knobs)
+        return heads and "recipe=probe" in [*self.words, *self.always] and not self.options["folds"]
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import io
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import Trial, TrialState
 
 from src import folder, jobs, repeat
+from src.check import own
 from src.contracts import ConfigError
 from src.search import report
 from src.search.study import Failed, Study
@@ -26,7 +27,7 @@ def search(asked: Any, command: Sequence[str]) -> int:
     with home.lock():
         study = Study(home.path, asked.knobs, asked.identity, options)
         print(f"search   {home.path}: {len(study.complete)} of {options['trials']} trials are there", flush=True)
-        trials(asked, study, command)
+        (heads if asked.cached else trials)(asked, study, command)
         found = report.Report(asked, study)
         if study.exhausted:
             print(f"The space has nothing else: all its {len(study.trials)} combinations were tried.")
@@ -41,15 +42,37 @@ def search(asked: Any, command: Sequence[str]) -> int:
         return 0
 
 
-def trials(asked: Any, study: Study, command: Sequence[str]) -> None:
-    """Until there are as many as asked for, or the time is over."""
-    begun, running, seen = time.monotonic(), dict[Path, Trial](), dict[Path, int]()
+def deadline(asked: Any) -> float:
+    """When no more trials begin."""
     limit = asked.options["stop_after"]
-    seconds = float(limit[:-1]) * UNITS[limit[-1]] if limit else math.inf
+    return time.monotonic() + (float(limit[:-1]) * UNITS[limit[-1]] if limit else math.inf)
+
+
+def heads(asked: Any, study: Study, command: Sequence[str]) -> None:
+    """Trials in this process, where only the head differs. torch is imported here."""
+    from src.cached_heads import scorer
+
+    end, score = deadline(asked), scorer([*asked.words, *asked.always], folder.RunFolder(asked.home / "features"))
+    while time.monotonic() < end and (trial := study.ask()) is not None:
+        begun = time.monotonic()
+        try:
+            measured = score(trial.user_attrs["words"])
+            taken = time.monotonic() - begun
+            trial.set_user_attr("seconds", taken)
+            names = [own.value(asked.words, "task.monitor") if name == "monitor" else name for name in asked.objective]
+            study.tell(trial, objectives(measured | {"seconds": taken}, names, asked.home))
+        except (Failed, RuntimeError) as reason:  # torch's own, of a matrix that cannot be inverted, and of memory
+            study.fail(trial, str(reason).partition("\n")[0])
+        print(report.line(study, trial.number), flush=True)
+
+
+def trials(asked: Any, study: Study, command: Sequence[str]) -> None:
+    """A process each, until there are as many as asked for, or the time is over."""
+    end, running, seen = deadline(asked), dict[Path, Trial](), dict[Path, int]()
     program = jobs.REPEAT if asked.options["folds"] else command
 
     def take(place: jobs.Place) -> jobs.Job | None:
-        if time.monotonic() - begun > seconds or (trial := study.ask()) is None:
+        if time.monotonic() > end or (trial := study.ask()) is None:
             return None
         path = asked.home / "trials" / f"{trial.number:04d}"
         running[path] = trial
@@ -71,12 +94,14 @@ def trials(asked: Any, study: Study, command: Sequence[str]) -> None:
             elif code:
                 raise Failed(job.why())
             else:
-                found = result(job.folder, asked.objective)
+                measured = jobs.metrics(job.folder) | {"seconds": seconds_of(job.folder)}
+                chosen_by = jobs.monitor(job.folder)[0]
+                names = [chosen_by if name == "monitor" else name for name in asked.objective]
+                found = objectives(measured, names, job.folder)
                 trial.set_user_attr("seconds", seconds_of(job.folder))
                 study.tell(trial, found)
         except Failed as reason:
-            trial.set_user_attr("reason", str(reason))
-            study.optuna.tell(trial, state=TrialState.FAIL)
+            study.fail(trial, str(reason))
         print(report.line(study, trial.number), flush=True)
 
     jobs.pool(take, done, asked.places, watch)
@@ -93,10 +118,10 @@ def validations(run: Path) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
-def result(run: Path, objective: dict[str, str]) -> dict[str, float]:
-    """The objectives of a trial that has ended, under the names that it has for them."""
-    measured, values = jobs.metrics(run) | {"seconds": seconds_of(run)}, {}
-    for name in (jobs.monitor(run)[0] if name == "monitor" else name for name in objective):
+def objectives(measured: Mapping[str, float | None], names: Sequence[str], run: Path) -> dict[str, float]:
+    """Those of a trial, of all that it has measured."""
+    values = {}
+    for name in names:
         if name not in measured:
             known = ", ".join(key for key in measured if key.startswith("val/") or key == "seconds")
             raise ConfigError(

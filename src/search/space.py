@@ -140,8 +140,17 @@ def mistakes(found: Sequence[Knob], words: Sequence[str], where: str) -> list[st
     faults = []
     for knob in found:
         for end in knob.ends:
-            faults += check.mistakes([*words, *_conditions(knob, found), f"{knob.key}={end}"])
+            faults += check.mistakes([*words, *_beside(knob, end, found)])
     return [f"{where}: {fault}" for fault in dict.fromkeys(faults)]
+
+
+def _beside(knob: Knob, end: str, found: Sequence[Knob]) -> list[str]:
+    """A trial in which this knob has this value."""
+    words = [*_conditions(knob, found), f"{knob.key}={end}"]
+    for other in found:
+        if other.key not in {word.partition("=")[0] for word in words} and other.asked(words):
+            words.append(f"{other.key}={other.ends[0]}")
+    return words
 
 
 def _conditions(knob: Knob, found: Sequence[Knob]) -> Iterator[str]:

@@ -95,6 +95,10 @@ class Study:
         trial.set_user_attr("names", list(found))
         self.optuna.tell(trial, list(found.values()))
 
+    def fail(self, trial: Trial, reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        self.optuna.tell(trial, state=TrialState.FAIL)
+
     @property
     def names(self) -> list[str]:
         """Of the objectives, as soon as a trial has said which metric its recipe chooses by."""
