@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 
-from src import folder
+from src import few, folder
 from src.contracts import ConfigError, DataError
 from src.factory import make
 
-# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; behind them that of the normal distribution
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 ASIDE = ("/low", "/high", "/constant")  # what stands beside a metric
 Row = dict[str, str]
 
@@ -125,9 +122,8 @@ def over(folds: list[Path]) -> dict[str, float]:
     for key in sorted(set.intersection(*(set(m) for m in measured))):
         values = [m[key] for m in measured]
         if key.startswith(("val/", "test/")) and not key.endswith(("/images", *ASIDE)) and None not in values:
-            half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
-            said |= {f"folds/{key}": mean(values), f"folds/{key}/low": mean(values) - half}
-            said[f"folds/{key}/high"] = mean(values) + half
+            centre, half = few.interval(values)
+            said |= {f"folds/{key}": centre, f"folds/{key}/low": centre - half, f"folds/{key}/high": centre + half}
     return said
 
 

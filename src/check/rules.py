@@ -41,6 +41,9 @@ RULES: dict[str, Rule] = {
         "a list of different factors on the learning rate, of which the first is 1",
         lambda v: _is_list(v) and v[:1] == [1] and all(real(x) and x > 0 for x in v) and len(set(v)) == len(v),
     ),
+    "probe.head": one_of("lda", "ridge", "logistic", "whitened", None, note=" (which of them, depends on the task)"),
+    "probe.strength": number("0 < x") | NULL,
+    "probe.view": one_of("last", "stages", None),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
         "auto, or a candidate: best | last | ema | soup | rival | probe, then perhaps +closing or +blend, then +mirror",

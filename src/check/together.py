@@ -70,6 +70,14 @@ def _choice(of: Of) -> Iterator[str]:
             f"calibrate.decision={of('calibrate.decision')} calibrate.cost={said(of('calibrate.cost'))}\n  They go "
             "together. Set calibrate.cost to a row of numbers for each class, and calibrate.decision=cost."
         )
+    head = {key: of(f"probe.{key}") for key in ("head", "strength", "view")}
+    if missing := [f"probe.{key}" for key, value in head.items() if value is None and any(head.values())]:
+        yield (
+            f"probe={{{', '.join(f'{k}: {said(v)}' for k, v in head.items())}}}\n  One head is named by all three. "
+            f"Set {', '.join(missing)}, too."
+        )
+    if any(head.values()) and of("recipe") in ("off", "fast"):
+        yield f"probe.head={head['head']} recipe={of('recipe')}\n  There is no probe then. Leave out one of the two."
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
 

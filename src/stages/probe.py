@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from src import folder, rng
-from src.contracts import Affine, Head, Run
+from src.contracts import Affine, ConfigError, Head, Run
 from src.facts import Probed
 from src.stages.embed import embed, grey, mirrored
 from src.stages.twins import twins
@@ -41,14 +42,17 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     """One pass over train, smaller ones for each of `questions`: resize, mirror, grey; over fewer images where they
     would take longer than `seconds`."""
     network = run.network()
-    x, target, chosen, most = _features(run, network, device, seconds)
+    x, target, chosen, most = features(run, network, device, seconds)
     fewer = min(ASKED, most if seconds is None else most // 4)
     assert run.task.solve is not None
     groups = grouped(run, chosen)
     solve = partial(run.task.solve, seed=run.cfg["seed"])
-    heads = solve(x, target, columns(network, x), groups=groups)
-    last = next(head for head in heads if head.name.endswith(" on stages" if network.stages else " on last"))
-    best = heads[0]
+    read = "stages" if network.stages else "last"  # by the head that is trained
+    if run.cfg["probe"]["head"]:
+        best, last = (named(run, x, target, columns(network, x), groups, view) for view in (None, read))
+    else:
+        heads = solve(x, target, columns(network, x), groups=groups)
+        best, last = heads[0], next(head for head in heads if head.name.endswith(f" on {read}"))
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
@@ -87,13 +91,32 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
 def rank(run: Run, device: str, seconds: float | None = None) -> float:
     """The score of the best head on this network's features, to compare networks by."""
     network = run.network()
-    x, target, chosen, _ = _features(run, network, device, seconds)
+    x, target, chosen, _ = features(run, network, device, seconds)
     assert run.task.solve is not None
     groups = grouped(run, chosen)
     return _score(run, run.task.solve(x, target, columns(network, x), run.cfg["seed"], groups=groups)[0], target)
 
 
-def _features(
+def named(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, view: Any) -> Head:
+    """The head that the words ask for; on another view of x (N, D) where there is one."""
+    asked, view = run.cfg["probe"], view or run.cfg["probe"]["view"]
+    found = []
+    assert run.task.solve is not None
+    if view in views and not run.task.parts:
+        with suppress(KeyError):  # a method that this task does not have
+            only = f"{asked['head']} {asked['strength']:g} on {view}"
+            found = run.task.solve(x, target, views, seed=run.cfg["seed"], groups=groups, only=only)
+    name = "nearest mean" if (asked["head"], asked["strength"]) == ("lda", 1) else asked["head"]
+    if not found or not found[0].name.startswith(name):
+        kinds = {head.name.split()[0] for head in run.task.solve(x, target, views, run.cfg["seed"], groups=groups)}
+        raise ConfigError(
+            f"probe.head={asked['head']} probe.view={view}: the probe of this task has no such head.\n"
+            f"It has {', '.join(sorted(kinds))} on {', '.join(views)}. Set one of these, or leave probe.* out."
+        )
+    return found[0]
+
+
+def features(
     run: Run, network: Any, device: str, seconds: float | None
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], int]:
     """(x (N, D), targets, which training images, how many there may be)"""

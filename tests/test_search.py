@@ -1,0 +1,275 @@
+"""What a search and a repeat promise: exactly the trials asked for, whatever is killed; an honest comparison."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import few, jobs, repeat
+from src.contracts import ConfigError
+from src.search import space
+from src.search.__main__ import Asked, main
+from tests.conftest import ROOT
+
+FAKE = [sys.executable, str(ROOT / "tests" / "fake_train.py")]
+DRIVER = f"import sys; from src.search.__main__ import main; sys.exit(main(sys.argv[1:], {FAKE}))"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were(monkeypatch):
+    monkeypatch.setattr(jobs, "SECONDS", 0.02)
+    jobs.monitor.cache_clear()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def trials(home: Path) -> list[dict[str, str]]:
+    with (home / "trials.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def began(run: Path) -> list[dict[str, str]]:
+    """The words of every process that worked there."""
+    return [json.loads(line) for line in (run / "began.txt").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", space.names())
+def test_every_space_of_the_project_can_be_searched(name):
+    asked = Asked([name])
+    assert asked.knobs
+    assert asked.options["trials"] >= 1
+
+
+def test_a_search_that_is_killed_anywhere_ends_with_the_trials_of_one_that_was_not(tmp_path):
+    words = ["lr", "trials=6", "seeds=0", "trainer.max_epochs=4", "prune=none"]
+    faults = [["0000", 2, "driver"], ["0001", 1, "trial"], ["0002", 3, "both"], ["0004", 0, "driver"]]
+    env = os.environ | {"FAKE_KILL": json.dumps(faults), "FAKE_SECONDS": "0.1"}
+    home, codes = tmp_path / "a" / "search" / "lr", []
+    while not codes or (codes[-1] and len(codes) < 9):
+        command = [sys.executable, "-c", DRIVER, *words, f"paths.logs={tmp_path / 'a'}"]
+        codes.append(subprocess.run(command, cwd=ROOT, env=env, check=False, stdout=subprocess.DEVNULL).returncode)
+        with (home / "journal.log").open("ab") as journal:
+            journal.write(b'{"op_code":')  # as a kill in the middle of a line leaves it
+    assert codes == [-9, -9, -9, 0]
+    assert main([*words[:1], "trials=8", *words[2:], f"paths.logs={tmp_path / 'a'}"], FAKE) == 0
+    assert main([*words[:1], "trials=8", *words[2:], f"paths.logs={tmp_path / 'b'}"], FAKE) == 0
+    killed, whole = trials(home), trials(tmp_path / "b" / "search" / "lr")
+    assert [row["state"] for row in killed] == ["complete"] * 8
+    assert [row["optimizer.lr"] for row in killed] == [row["optimizer.lr"] for row in whole]
+    assert len({row["optimizer.lr"] for row in killed}) == 8
+    runs = sorted((home / "trials").iterdir())
+    assert len(runs) == 8
+    assert all(each == began(run)[0] for run in runs for each in began(run))
+    assert [len(began(run)) for run in runs] == [1, 2, 2, 1, 1, 1, 1, 1]  # an orphan is waited for, not begun again
+    assert all((run / "metrics.csv").read_text().count("\n") == 5 for run in runs)
+
+
+def test_trials_that_fail_say_why_and_the_others_go_on(tmp_path):
+    words = ["regularisation", "trials=10", "seeds=0", "sampler=random", "workers=2", f"paths.logs={tmp_path}"]
+    assert main(words, FAKE) == 0
+    rows = trials(tmp_path / "search" / "regularisation")
+    assert len(rows) == 10
+    for row in rows:
+        if row["loss.label_smoothing"] == "0.2":
+            assert row["reason"] == "killed by SIGKILL (perhaps for want of memory)"
+        elif row["augment"] == "randaug":
+            assert row["reason"] == "NonFinite: The loss is nan in epoch 0."
+        else:
+            assert (row["state"], row["reason"]) == ("complete", "")
+    assert len({row["state"] for row in rows}) == 2
+    drawn = {row["mix.alpha"] != "" for row in rows if row["mix"] != "none"}
+    assert drawn == {True}
+    assert {row["mix.alpha"] for row in rows if row["mix"] == "none"} == {""}
+
+
+@pytest.mark.parametrize("prune", ["median", "halving"])
+def test_a_trial_that_is_behind_is_stopped_early(tmp_path, monkeypatch, prune):
+    monkeypatch.setenv("FAKE_SECONDS", "0.15")
+    words = ["lr", "trials=8", "seeds=0", f"prune={prune}", "trainer.max_epochs=5", f"paths.logs={tmp_path}"]
+    assert main(words, FAKE) == 0
+    rows = trials(tmp_path / "search" / "lr")
+    validated = {
+        row["state"]: (tmp_path / "search" / "lr" / "trials" / f"{int(row['trial']):04d}" / "metrics.csv").read_text()
+        for row in rows
+    }
+    assert set(validated) == {"complete", "pruned"}
+    assert validated["complete"].count("\n") == 6 > validated["pruned"].count("\n")
+    lr = {state: [float(row["optimizer.lr"]) for row in rows if row["state"] == state] for state in validated}
+    assert max(lr["complete"]) > max(lr["pruned"])
+
+
+def test_of_two_objectives_all_that_nobody_beats_are_told(tmp_path, capsys):
+    words = ["lr", "trials=7", "seeds=0", "objective=[monitor,seconds]", f"paths.logs={tmp_path}"]
+    assert main(words, FAKE) == 0
+    rows = [(float(r["val/acc"]), float(r["seconds"]), r["trial"]) for r in trials(tmp_path / "search" / "lr")]
+    front = {c for a, b, c in rows if not any(x >= a and y <= b and (x, y) != (a, b) for x, y, _ in rows)}
+    told = {line.split("trial ")[1].rstrip(")") for line in capsys.readouterr().out.splitlines() if line[:4] == "best"}
+    assert told == front
+    assert len(front) > 1
+
+
+def test_the_best_is_compared_with_the_default_by_seeds_that_the_search_has_not_seen(tmp_path, capsys):
+    words = ["lr", "trials=3", "seeds=2", f"paths.logs={tmp_path}"]
+    assert main(words, FAKE) == 0
+    home = tmp_path / "search" / "lr"
+    for run in (home / "trials").iterdir():
+        assert "test" not in began(run)[0]["stages"]
+        assert "test/acc" not in json.loads((run / "metrics.json").read_text())
+    assert {run.name for run in (home / "default").glob("seed-*")} == {"seed-1", "seed-2"}
+    (best,) = home.glob("best-*")
+    assert "optimizer.lr" in began(best / "seed-1")[0]
+    assert "optimizer.lr" not in began(home / "default" / "seed-1")[0]
+    said = capsys.readouterr().out
+    assert "better than the default, beyond the chance of the seed" in said
+    assert said.rpartition("val/acc ")[2].splitlines()[0] in (home / "report.md").read_text()
+    assert main(words, FAKE) == 0
+    assert all(len(began(run)) == 1 for run in [*best.glob("seed-*"), *(home / "trials").iterdir()])
+
+
+def test_a_difference_within_the_noise_is_called_so():
+    from src.search.report import verdict
+
+    old = {"val/acc": {"a": 0.90, "b": 0.92, "c": 0.88}}
+    for gain, word in ((0.001, "within the noise"), (-0.1, "WORSE"), (0.1, "better than the default, beyond")):
+        new = {"val/acc": {k: v + gain + (0.01 if k == "a" else 0) for k, v in old["val/acc"].items()}}
+        assert word in verdict(new, old, ("val/acc", "max"))
+        assert ("WORSE" in verdict(new, old, ("val/acc", "min"))) == (gain > 0.05)
+
+
+def test_a_trial_can_be_judged_by_its_mean_over_folds(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "REPEAT", [sys.executable, "-c", DRIVER.replace("search.__main__", "repeat")])
+    words = ["lr", "trials=1", "seeds=0", "folds=2", "prune=none", "data=folder", "data.root=."]
+    assert main([*words, f"paths.logs={tmp_path}"], FAKE) == 0
+    folds = sorted((tmp_path / "search" / "lr" / "trials" / "0000").glob("fold-*"))
+    each = [jobs.metrics(fold)["val/acc"] for fold in folds]
+    assert len(each) == 2
+    assert float(trials(tmp_path / "search" / "lr")[0]["val/acc"]) == pytest.approx(sum(each) / 2)
+
+
+def test_a_small_space_is_tried_once_and_then_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(space, "read", lambda name: {"space": {"finetune": ["full", "head", "llrd"]}})
+    assert main(["small", "trials=9", "seeds=0", f"paths.logs={tmp_path}"], FAKE) == 0
+    assert sorted(row["finetune"] for row in trials(tmp_path / "search" / "small")) == ["full", "head", "llrd"]
+    assert "nothing else" in capsys.readouterr().out
+
+
+SPACES = {
+    "empty": ({}, "its space is empty"),
+    "upside down": ({"optimizer.lr": {"low": 1, "high": 0.1}}, "low the lower one"),
+    "log of zero": ({"optimizer.weight_decay": {"low": 0, "high": 1, "log": True}}, "low above 0"),
+    "a slip": ({"optimizer.lr": {"low": 0.1, "hgih": 1}}, "Did you mean high?"),
+    "no value": ({"finetune": []}, "at least one value"),
+    "twice": ({"finetune": ["full", "full"]}, "none twice"),
+    "never": (
+        {"finetune": ["full"], "finetune.stem": {"choice": [0.1], "when": {"finetune": "llrd"}}},
+        "never is llrd",
+    ),
+    "below": ({"finetune.stem": {"choice": [0.1], "when": {"finetune": "llrd"}}}, "must be a knob above"),
+    "no key": ({"optimizer.lrr": [0.1]}, "Did you mean optimizer.lr=0.1?"),
+    "no option": ({"finetune": ["fall"]}, "finetune has no option fall"),
+    "no such value": ({"model.drop_rate": {"low": 0.0, "high": 3.0}}, "model.drop_rate must be"),
+    "given, too": ({"seed": [1, 2]}, "is searched by configs/search/x.yaml, and given"),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_a_space_that_makes_no_sense_is_refused_before_the_first_trial(case, tmp_path, monkeypatch, capsys):
+    body, told = SPACES[case]
+    monkeypatch.setattr(space, "read", lambda name: {"space": body})
+    assert main(["x", "seed=0", f"paths.logs={tmp_path}"], FAKE) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "nothing was run" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["lrr"], "Did you mean lr?"),
+        (["lr", "trials=0"], "trials must be a whole number, 1 <= x"),
+        (["lr", "trails=3"], "Did you mean trials=3?"),
+        (["lr", "workers=4096"], "this machine has"),
+        (["lr", "optimizer.lr=0.1"], "optimizer.lr is searched"),
+        (["lr", "optimiser.lr=0.1"], "Did you mean optimizer.lr=0.1?"),
+        (["lr", "stages=[fit]"], "stages is not for a search"),
+        (["lr", "prune=median", "objective=[monitor,seconds]"], "with several objectives"),
+        (["lr", "objective=val/nll"], "objective must be monitor, or a mapping"),
+        (["lr", "-m"], "There are no flags here"),
+        (["trials=3"], "the first word is the space"),
+    ],
+)
+def test_words_that_a_search_cannot_obey_are_refused(words, told, tmp_path, capsys):
+    assert main([*words, f"paths.logs={tmp_path}"], FAKE) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_study_and_an_objective_that_nobody_logs_are_refused(tmp_path, capsys):
+    assert main(["lr", "trials=1", "seeds=0", f"paths.logs={tmp_path}"], FAKE) == 0
+    assert main(["lr", "trials=1", "seeds=0", f"paths.logs={tmp_path}", "data.batch_size=8"], FAKE) == 2
+    assert "holds another study" in capsys.readouterr().err
+    words = ["lr", "trials=1", "seeds=0", f"paths.logs={tmp_path}", "name=b", "prune=none"]
+    assert main([*words, "objective={val/f1: max}"], FAKE) == 2
+    assert "val/acc, val/nll" in capsys.readouterr().err
+
+
+def test_each_worker_has_its_own_devices_or_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5,7")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in jobs.places(2, "auto", 2)] == ["0,2", "5,7"]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in jobs.places(4, "gpu", 1)] == ["0", "2", "5", "7"]
+    with pytest.raises(ConfigError, match="4 GPUs"):
+        jobs.places(3, "auto", 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert jobs.places(4, "auto", 1) == [{"OMP_NUM_THREADS": "2"}] * 4
+    with pytest.raises(ConfigError, match="8 cores"):
+        jobs.places(9, "cpu", 1)
+
+
+def test_a_repeat_does_only_what_is_missing_and_is_compared_seed_by_seed(tmp_path, capsys):
+    one = [f"paths.logs={tmp_path}", "name=one", "optimizer.lr=0.01"]
+    assert repeat.main(["seeds=2", *one], FAKE) == 0
+    assert repeat.main(["seeds=4", *one], FAKE) == 0
+    assert [len(began(tmp_path / "one" / f"seed-{i}")) for i in range(4)] == [1, 1, 1, 1]
+    mean, half = few.interval([0.9, 0.89, 0.88, 0.87])
+    assert f"{mean:.4f} ± {half:.4f}" in capsys.readouterr().out
+    two = ["seeds=[0,2]", f"paths.logs={tmp_path}", "name=two", "optimizer.lr=0.001"]
+    assert repeat.main([*two, f"against={tmp_path / 'one'}"], FAKE) == 0
+    assert f"-0.1000 ± 0.0000 against {tmp_path / 'one'}: beyond chance" in capsys.readouterr().out
+    assert repeat.main([*two, "optimizer.weight_decay=0.1"], FAKE) == 2
+    assert "holds runs of other words" in capsys.readouterr().err
+    assert repeat.main(["folds=2", "data.fold=1"], FAKE) == 2
+
+
+def test_folds_are_the_words_of_a_merge(tmp_path):
+    assert repeat.main(["folds=3", "data=folder", "data.root=.", f"paths.logs={tmp_path}"], FAKE) == 0
+    assert [began(tmp_path / "repeat" / f"fold-{i}")[0]["data.fold"] for i in range(3)] == ["0", "1", "2"]
+
+
+def test_the_interval_of_a_few_is_students():
+    assert few.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.30 / 3**0.5))
+    assert few.paired({"a": 2.0, "b": 3.0}, {"a": 1.0, "b": 1.0, "c": 9.0}) == pytest.approx((1.5, 12.71 / 2, 2))
+
+
+@pytest.mark.slow
+def test_a_search_of_real_trials(tmp_path):
+    words = ["lr", "trials=2", "seeds=0", "debug=fast", "recipe=off", "select=last", f"paths.logs={tmp_path}"]
+    more = ["trainer.accelerator=cpu", f"paths.cache={tmp_path / 'cache'}", "prune=none"]
+    assert main([*words, *more]) == 0
+    rows = trials(tmp_path / "search" / "lr")
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    assert all(0 <= float(row["val/acc"]) <= 1 for row in rows)
+    for run in (tmp_path / "search" / "lr" / "trials").iterdir():
+        assert not any(key.startswith("test/") for key in jobs.metrics(run))
+        assert (run / "model" / "weights.safetensors").is_file()
