@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from src import decisions
 from src.check.configs import option
 from src.contracts import ConfigError, Split, Task

@@ -234,7 +234,13 @@ def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
             half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
             seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)
             middle = mean(values)
-            yield [" ".join(words) or "–", len(some), seeds, f"{middle:.4f}", f"{middle - half:.4f} – {middle + half:.4f}"]
+            yield [
+                " ".join(words) or "–",
+                len(some),
+                seeds,
+                f"{middle:.4f}",
+                f"{middle - half:.4f} – {middle + half:.4f}",
+            ]
 
 
 def _against(entries: Sequence[Entry]) -> Iterator[Block]:

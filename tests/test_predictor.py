@@ -16,9 +16,9 @@ from PIL import Image
 
 from src import predict as door
 from src.contracts import ConfigError, DataError
+from src.pages.card import plain
 from src.predict import predict
 from src.predictor import Predictor
-from src.pages.card import plain
 from tests.conftest import ROOT
 from tests.nets import model
 

@@ -67,12 +67,18 @@ def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice)
 
 
 def _followed(
-    parts: list[torch.Tensor], seen: list[torch.Tensor], slopes: Sequence[torch.Tensor | None], indices: list[int] | None
+    parts: list[torch.Tensor],
+    seen: list[torch.Tensor],
+    slopes: Sequence[torch.Tensor | None],
+    indices: list[int] | None,
 ) -> torch.Tensor:
     """(B, N): how much each token of the first layer brings to what is read: the tokens behind the last layer, then of
     each stage, at the layers `indices` (None: at all), its grid and the tokens before it."""
     adds = [part * (0 if slope is None else slope) for part, slope in zip(parts, slopes, strict=False)]
-    stages = [torch.cat([prefix.sum(2), grid.sum(1).flatten(1)], 1) for grid, prefix in zip(adds[1::2], adds[2::2], strict=True)]
+    stages = [
+        torch.cat([prefix.sum(2), grid.sum(1).flatten(1)], 1)
+        for grid, prefix in zip(adds[1::2], adds[2::2], strict=True)
+    ]
     at = dict(zip(range(len(seen)) if indices is None else indices, stages, strict=False))
     brings = adds[0].sum(2).float().clamp(min=0)
     for layer, (attention, slope) in reversed(list(enumerate(zip(seen, slopes[len(parts) :], strict=True)))):

@@ -19,7 +19,9 @@ def classes(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
         if answers.kind == "class" and answers.labelled and len(answers):
             counts = confusion(answers)
-            yield Section(named("What is taken for what", answers), [*_matrix(answers, counts), *_pairs(answers, counts)])
+            yield Section(
+                named("What is taken for what", answers), [*_matrix(answers, counts), *_pairs(answers, counts)]
+            )
             yield Section(named("Class by class", answers), [_each(answers, counts)])
 
 

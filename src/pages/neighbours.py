@@ -39,7 +39,9 @@ def _row(facts: Facts, answers: Answers, z: np.ndarray, i: int) -> Gallery:
     name = f"{answers.target[i]}" if answers.labelled else "asked for"
     cards = [Card([_uri(facts, answers, i)], ["asked: " + name], path=answers.paths[i])]
     for j in order:
-        same = ("✓ " if answers.target[j] == answers.target[i] else "✗ ") + answers.target[j] if answers.labelled else ""
+        same = (
+            ("✓ " if answers.target[j] == answers.target[i] else "✗ ") + answers.target[j] if answers.labelled else ""
+        )
         cards.append(Card([_uri(facts, answers, j)], [same, f"{cosine[j]:.3f}"], path=answers.paths[j]))
     return Gallery(cards)
 
