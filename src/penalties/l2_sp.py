@@ -37,7 +37,7 @@ class L2SP:
 
 class _Squared(torch.autograd.Function):
     """|w - w0|^2, whose gradient lies in memory as w does. Of a 1 x 1 or depthwise convolution in channels_last, a
-    plain difference of two tensors is contiguous, and so is its gradient: DDP would copy it, and warn of its strides."""
+    plain difference of two tensors is contiguous, and so is its gradient, of which DDP warns, and which it copies."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
