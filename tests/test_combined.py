@@ -104,9 +104,7 @@ def tried(said: list[str], place, shapes) -> str:
         return str(refusal)
     trainer, module = r.trainer(), r.module(r.network())
     trainer.fit(module, datamodule=r.loaders)
-    assert trainer.global_step == 2 * trainer.max_epochs and math.isfinite(
-        float(trainer.callback_metrics["train/loss"])
-    )
+    assert trainer.global_step == 2 and math.isfinite(float(trainer.callback_metrics["train/loss"]))
     assert all(p.isfinite().all() for p in module.parameters())
     return ""
 
@@ -117,7 +115,7 @@ def test_every_pair_trains_or_is_refused_with_what_to_do(shapes, whole, tmp_path
     trained, images = 0, grouped(shapes, tmp_path)
     for i, row in enumerate(covering()):
         (tmp_path / str(i)).mkdir()
-        more = ["trainer.max_epochs=2"] if row["data.progressive"] != "null" else []
+        more = ["trainer.max_epochs=2", "trainer.limit_train_batches=1"] if row["data.progressive"] != "null" else []
         refusal = tried([*images, *more, *words(row, whole)], tmp_path / str(i), shapes)
         trained += not refusal
         assert not refusal or ("\n" in refusal and "=" in refusal.splitlines()[0]), (row, refusal)

@@ -153,6 +153,12 @@ def test_colours_are_left_alone_where_they_carry_the_label():
     assert decided(recipe.plan(facts(probed=probed(grey=-0.02)), config(), frozenset()))["augment"] == "trivial"
 
 
+def test_colours_that_the_user_says_are_what_counts_are_not_changed():
+    cfg = {**config(), "data": {**config()["data"], "colour": False}}
+    assert decided(recipe.plan(facts(), cfg, frozenset()))["augment"] == "light"
+    assert decided(recipe.plan(replace(facts(), geometric=True), cfg, frozenset()))["augment"] == "none"
+
+
 def test_rare_classes_count_as_much_as_frequent_ones_where_the_counts_are_far_apart():
     assert decided(recipe.plan(facts(imbalance=50), config(), frozenset()))["task.monitor"] == "val/balanced_acc"
     assert "task.monitor" not in decided(recipe.plan(facts(imbalance=5), config(), frozenset()))

@@ -62,6 +62,14 @@ def found(run: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+def test_labels_that_are_joined_by_another_mark_than_the_separator_are_refused():
+    cells = {"train": [("cat",), ("dog",), ("cat|dog",), ("cat, dog",)]}
+    with pytest.raises(DataError, match=r"'cat, dog' was read as one class.*\nSet task.separator=','"):
+        ManyClasses().classes("t.csv", cells)
+    fine = {"train": [("cat",), ("salt, pepper",), ("cat|salt, pepper",), ("salt",)]}  # a name may have a comma
+    assert ManyClasses().classes("t.csv", fine) == ("cat", "salt", "salt, pepper")
+
+
 def test_a_regression_is_right_in_the_units_of_its_table(ran):
     run = ran("regression")
     said, predicted = found(run), rows(run / "predictions.csv")

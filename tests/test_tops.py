@@ -241,10 +241,12 @@ def test_a_network_that_shows_no_stages_takes_no_head_on_them():
 def test_a_run_with_a_head_on_all_stages_starts_at_the_probe_and_all_candidates_are_there(zygote, shapes, tmp_path):
     from tests.test_auto import found, words
 
-    run, more = tmp_path / "run", ("model.head=stages", "trainer.max_epochs=1", "refit=none")
+    run, more = tmp_path / "run", ("model.head=stages", "trainer.max_epochs=1", "refit=none", "augment=auto")
     assert zygote.run(*words(shapes, tmp_path, *more), f"run_dir={run}") == 0, zygote.screen
     config, state = found(run, "config.yaml"), found(run, "run.json")
     assert config["start"] == "probe" and {"ema+closing", "ema+blend", "ema", "last", "probe"} <= set(
         state["candidates"]
     )
-    assert load_model(run / "model")[0].head.in_features > 0 and "head: solved by the probe" in zygote.screen
+    assert config["augment"]["policy"]["_target_"].endswith("TrivialAugmentWide")  # as where no augment is given
+    assert "`augment=trivial` | nothing speaks against" in (run / "recipe.md").read_text()
+    assert "head: solved by the probe" in zygote.screen

@@ -9,19 +9,21 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from src import combined, rng
-from src.contracts import Split
+from src.contracts import InputSpec, Split
 from src.data.loader import Shuffled
 from src.data.sampler import cells, sampled, times
+from src.data.transforms import Augment
 from src.factory import make
 from src.losses.logit_adjusted import BalancedSoftmax
 from src.sam import SAM
 from src.tasks.multiclass import multiclass
 from tests.test_combined import built
-from tests.yamls import node
+from tests.yamls import CONFIGS, node
 
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in eval mode at the start")
 
@@ -327,3 +329,22 @@ def test_a_prior_is_taken_out_once():
     assert head_after("shuffled", inverse, counts, fair) == pytest.approx([0, 0, 0], abs=1e-6)
     for sampler, loss in (("shuffled", plain), ("balanced", plain), ("shuffled", half)):
         assert head_after(sampler, loss, counts, acc) == [0, 0, 0]
+
+
+# colours
+
+
+@pytest.mark.parametrize("name", ["trivial", "randaug", "augmix"])
+def test_a_training_image_keeps_its_colours_where_they_are_the_label(name):
+    """Of an image of one colour, what moves and shears leaves that colour, black from outside, or a blend of them."""
+    spec = InputSpec((32, 32), 3, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+    own = torch.tensor([200.0, 40, 90]).view(3, 1, 1)
+    for colour in (False, True):
+        policy = make(OmegaConf.to_container(OmegaConf.load(CONFIGS / "augment" / f"{name}.yaml"))["policy"])
+        augment, kept, moved = Augment(spec, policy=policy, colour=colour), [], []
+        for seed in range(40):
+            torch.manual_seed(seed)
+            seen = augment(own.to(torch.uint8).expand(3, 40, 40)).float()
+            kept.append(float((seen - seen[:1] / 200 * own).abs().max()) <= 2)
+            moved.append(bool((seen == 0).all(0).any()))
+        assert all(kept) != colour and (any(moved) or name == "augmix")

@@ -36,8 +36,8 @@ class L2SP:
 
 
 class _Squared(torch.autograd.Function):
-    """|w - w0|^2, whose gradient lies in memory as w does. Of a 1 x 1 convolution in channels_last, any plain operation
-    would give one that counts as contiguous, too, which DDP takes for another layout, warns of, and copies."""
+    """|w - w0|^2, whose gradient lies in memory as w does. Of a 1 x 1 or depthwise convolution in channels_last, a
+    plain difference of two tensors is contiguous, and so is its gradient, of which DDP warns, and which it copies."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
@@ -46,4 +46,4 @@ class _Squared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return torch.mul(ctx.away, 2 * grads[0], out=torch.empty_like(ctx.away)), None
+        return ctx.away * 2 * grads[0], None
