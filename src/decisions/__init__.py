@@ -4,7 +4,7 @@ images. Pure functions on tensors; `saved` is plain data from model.json and, un
 """
 
 from src.decisions.columns import apply, load, needs_features, save, scaled
-from src.decisions.fit import FEW, KINDS, Images, fit, reference, suits
+from src.decisions.fit import FEW, KINDS, Images, carried, fit, suits
 from src.decisions.measures import measure
 from src.decisions.unfamiliar import FEATURES
 
@@ -14,11 +14,11 @@ __all__ = [
     "KINDS",
     "Images",
     "apply",
+    "carried",
     "fit",
     "load",
     "measure",
     "needs_features",
-    "reference",
     "save",
     "scaled",
     "suits",

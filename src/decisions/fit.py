@@ -76,20 +76,32 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
         elif method == "energy" and kind == "numbers":
             notes.append("nothing is called unfamiliar: energy is of logits, and these are numbers")
         else:
+            found: dict[str, Any] = {"method": method, "false_alarm": words["false_alarm"]}
             if method != "energy":
                 assert train is not None and held.features is not None
-                tensors = reference(method, task, train)
+                tensors, found["usual"] = reference(method, task, train)
             strange = unfamiliar.strangeness(method, tensors, logits, held.features, kind)
-            cut = conformal.threshold(strange, words["false_alarm"])
-            plain["unfamiliar"] = {"method": method, "false_alarm": words["false_alarm"], "threshold": cut}
+            plain["unfamiliar"] = found | {"threshold": conformal.threshold(strange, words["false_alarm"])}
     return plain, tensors, crossed
 
 
-def reference(method: str, task: Task, train: Images) -> dict[str, torch.Tensor]:
-    """The training images that others are compared with; as one group, where they have no class."""
+def reference(method: str, task: Task, train: Images) -> tuple[dict[str, torch.Tensor], float]:
+    """The training images that others are compared with, as one group where they have no class; and the usual score of
+    these themselves, by which that of another network can be told."""
     assert train.features is not None
-    group = train.target if task.target == "class" else torch.zeros(len(train.target), dtype=torch.long)
-    return unfamiliar.reference(method, train.features.float(), group)
+    x = train.features.float()
+    group = train.target if task.target == "class" else torch.zeros(len(x), dtype=torch.long)
+    tensors = unfamiliar.reference(method, x, group)
+    return tensors, float(unfamiliar.score(method, tensors, x).median())
+
+
+def carried(plain: Mapping[str, Any], task: Task, train: Images) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What was fitted, for the same network fitted again, on train and val: nothing is held out from it. The thresholds
+    stay; that of strangeness moves with the usual score of the images that are learnt."""
+    was = plain["unfamiliar"]
+    tensors, usual = reference(was["method"], task, train)
+    cut = was["threshold"] * (usual / max(was["usual"], 1e-12))  # exactly what it was, where this was done before
+    return {**plain, "unfamiliar": {**was, "usual": usual, "threshold": cut}}, tensors
 
 
 def _decision(

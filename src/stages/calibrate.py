@@ -52,16 +52,13 @@ def known(run: Run, network: Any) -> Any:
 
 
 def carried(run: Run, network: Any) -> dict[str, Any] | None:
-    """What was fitted, for the same network fitted again on train and val (`run`), of which nothing is held out: the
-    thresholds stay, and images are compared with what it knows now."""
+    """What was fitted, for the network fitted again, on train and val (`run`)."""
     where = run.home.path / "model"
     saved = json.loads((where / "model.json").read_text(encoding="utf-8")).get("calibration")
     if not saved or not run.decisions.needs_features(saved):
         return saved
     train = known(run, network)
-    if not run.leader:
-        return saved
-    return run.decisions.save(where, saved, run.decisions.reference(saved["unfamiliar"]["method"], run.task, train))
+    return run.decisions.save(where, *run.decisions.carried(saved, run.task, train)) if run.leader else saved
 
 
 def _held_out(run: Run) -> dict[str, torch.Tensor]:
