@@ -260,3 +260,24 @@ def test_the_batch_that_fits_a_gpu_is_found(shapes, tmp_path):
     held = torch.empty(int(0.88 * torch.cuda.mem_get_info()[0]), dtype=torch.uint8, device="cuda")
     assert not settle.fits(r, 48)
     del held
+
+
+def test_a_table_of_many_rows_takes_half_a_kilobyte_a_row(tmp_path):
+    import tracemalloc
+
+    from src.data.table import table
+
+    (tmp_path / "0000").mkdir()
+    for i in range(1000):
+        (tmp_path / "0000" / f"{i:06d}.png").touch()
+    for folder in range(1, 20):
+        (tmp_path / f"{folder:04d}").symlink_to(tmp_path / "0000", target_is_directory=True)
+    lines = [f"{i // 1000:04d}/{i % 1000:06d}.png,class_{i % 10}" for i in range(20_000)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,target", *lines]))
+    tracemalloc.start()
+    try:
+        assert len(table(tmp_path, "table.csv").splits["train"]) == 14_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / 20_000 < 700
