@@ -280,4 +280,4 @@ def test_a_table_of_many_rows_takes_half_a_kilobyte_a_row(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak / 20_000 < 700
+    assert peak / 20_000 < 480
