@@ -113,7 +113,7 @@ def too_large(error: BaseException, cfg: dict[str, Any]) -> str:
     if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
         return ""
     words, size, side = cfg["trainer"], cfg["data"]["batch_size"], cfg["model"].get("image_size")
-    told = " ".join(str(error).split(". ")[:2]).strip()
+    told = ". ".join(str(error).split(". ")[:2]).rstrip(". ")
     half = max(size // 2, 1)
     effective = words["effective_batch"] or size * words["accumulate_grad_batches"] * ranks(cfg)
     return (
@@ -129,7 +129,7 @@ def too_large(error: BaseException, cfg: dict[str, Any]) -> str:
 def _smaller(precision: str, side: int | None, where: str) -> str:
     if where == "gpu" and precision.startswith("32"):
         return "trainer.precision=bf16-mixed    (half the memory of what lies between the layers)"
-    return f"model.image_size={32 * max(side // 48, 1) if side else 128}    (smaller images)"
+    return f"model.image_size={side * 2 // 3 // 32 * 32 or side // 2 if side else 128}    (smaller images)"
 
 
 def _refuse_flags(cfg: dict[str, Any]) -> None:

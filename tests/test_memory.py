@@ -147,13 +147,12 @@ def test_a_batch_is_tried_by_two_updates_and_does_not_fit_where_the_memory_runs_
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
     r = built(["trainer.accumulate_grad_batches=3"], tmp_path, shapes)
     assert settle.largest(48, 32, lambda n: settle.fits(r, n)) == 8
-    assert sizes == [24, 16, 8, 8] or sizes == [24, 12, 8, 8] or sizes[-2:] == [8, 8]
+    assert sizes == [24, 16, 8, 8]
     assert limits[-1] == 1.0
 
 
 def test_an_effective_batch_trains_resumes_and_says_what_a_cpu_cannot_answer(zygote, shapes, tmp_path):
     start = [*words(shapes, tmp_path), "trainer.effective_batch=32", "trainer.auto_batch=true", "trainer.compile=auto"]
-    start += ["model.grad_checkpointing=false", "model.drop_path_rate=0.1"]
     fault = {"at": "step", "n": 13, "number": int(signal.SIGKILL)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert "auto_batch  the memory of a cpu is not measured" in zygote.screen and "compile     auto" in zygote.screen
@@ -168,7 +167,10 @@ def test_an_effective_batch_trains_resumes_and_says_what_a_cpu_cannot_answer(zyg
 
 @pytest.mark.parametrize("word", ["model.grad_checkpointing=true", "trainer.compile=eager"])
 def test_a_resume_is_exact_however_the_gradient_is_computed(zygote, shapes, tmp_path, word):
-    start, fault = [*words(shapes, tmp_path), word], {"at": "step", "n": 9, "number": int(signal.SIGKILL)}
+    start, fault = (
+        [*words(shapes, tmp_path), word, "trainer.max_epochs=1"],
+        {"at": "step", "n": 4, "number": int(signal.SIGKILL)},
+    )
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == -9
     assert updates(tmp_path / "run") > 0
@@ -181,8 +183,12 @@ def test_where_the_memory_is_not_enough_three_remedies_are_told(zygote, shapes, 
     assert zygote.run(*words(shapes, tmp_path), f"run_dir={tmp_path / 'run'}", fault=fault) == 1
     said = "Out of memory with data.batch_size=8, model.image_size=32, trainer.precision=32-true: CUDA out of memory."
     assert said in zygote.screen
-    for remedy in ("data.batch_size=4 trainer.effective_batch=8", "model.grad_checkpointing=true", "smaller images"):
-        assert f"  {remedy}" in zygote.screen or remedy in zygote.screen
+    for remedy in (
+        "data.batch_size=4 trainer.effective_batch=8",
+        "model.grad_checkpointing=true",
+        "model.image_size=16",
+    ):
+        assert remedy in zygote.screen
     assert "Traceback" not in zygote.screen
 
 
@@ -254,3 +260,24 @@ def test_the_batch_that_fits_a_gpu_is_found(shapes, tmp_path):
     held = torch.empty(int(0.88 * torch.cuda.mem_get_info()[0]), dtype=torch.uint8, device="cuda")
     assert not settle.fits(r, 48)
     del held
+
+
+def test_a_table_of_many_rows_takes_half_a_kilobyte_a_row(tmp_path):
+    import tracemalloc
+
+    from src.data.table import table
+
+    (tmp_path / "0000").mkdir()
+    for i in range(1000):
+        (tmp_path / "0000" / f"{i:06d}.png").touch()
+    for folder in range(1, 20):
+        (tmp_path / f"{folder:04d}").symlink_to(tmp_path / "0000", target_is_directory=True)
+    lines = [f"{i // 1000:04d}/{i % 1000:06d}.png,class_{i % 10}" for i in range(20_000)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,target", *lines]))
+    tracemalloc.start()
+    try:
+        assert len(table(tmp_path, "table.csv").splits["train"]) == 14_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / 20_000 < 480

@@ -20,7 +20,7 @@ BLOCKS = 20  # of images that follow each other
 UNDIVIDED = "undivided"  # the key under which `assemble` takes items without a split of their own
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Item:
     """An image as a source finds it."""
 

@@ -19,7 +19,7 @@ from src.data.folder import existing
 from src.data.found import some
 from src.data.places import Places
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
-from src.labels import Cells, Labels, OneClass
+from src.labels import Labels, OneClass
 from src.names import shorten
 
 _EMPTY = frozenset({"", "nan", "#n/a"})  # how pandas and spreadsheets write "nothing"
@@ -183,9 +183,8 @@ def _collect(
 ) -> tuple[dict[str, list[Item]], list[str], list[str]]:
     """-> split -> items, notes, what is wrong. rest: the split where no column says it; place: folder and suffix."""
     faults: _Faults = defaultdict(list)
-    seen: dict[str, tuple[int, Cells]] = {}  # path -> row, label
+    first: dict[str, int] = {}  # path -> row
     found: dict[str, dict[str, Item]] = defaultdict(dict)  # split -> path -> item
-    lines: dict[tuple[str, str], int] = {}
     bundle = (columns.get("group") or columns.get("time") or [None])[0]
     fault_of = Places(root)
     repeated = []
@@ -209,19 +208,21 @@ def _collect(
             faults[wrong].append(f"row {number} ({shown})")
             continue
         path = posixpath.normpath(path)
-        first, label = seen.setdefault(path, (number, target))
+        row = first.setdefault(path, number)
+        label = (
+            next((items[path].cells for items in found.values() if path in items), target) if row < number else target
+        )
         if label != target:
             told = f"{'; '.join(label)}, {'; '.join(target)}"
-            faults["one image with two targets"].append(f"rows {first} and {number} ({path!r}: {told})")
+            faults["one image with two targets"].append(f"rows {row} and {number} ({path!r}: {told})")
         elif path in found[name]:
             repeated.append(f"row {number}")
         else:
             found[name][path] = Item(path, target, group)
-            lines[name, path] = number
     tested = found.get("test", {}).values()
     if any(any(item.cells) for item in tested):
         for item in (item for item in tested if labels.fault(item.cells)):
-            faults["no target, but others of test have one"].append(f"row {lines['test', item.path]}")
+            faults["no target, but others of test have one"].append(f"row {first[item.path]}")
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
     items = {name: list(items.values()) for name, items in found.items()}
     return items, notes if repeated else [], [_describe(file, faults)] if faults else []
