@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import torch
 
-from src import combined, decisions, folder, hardware, report_card, resume, rng, world
-from src.check.configs import option
+from src import combined, decisions, folder, hardware, report_card, resume, world
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
@@ -23,11 +21,8 @@ from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
 from src.data.table import split_table
 from src.factory import make
-from src.finetune.policy import groups
-from src.models.dense import DenseNetwork
-from src.models.network import Network, describe, dry_run, load_model, save_model
-from src.models.weights import load_weights
-from src.module import Module
+from src.learner import compose, loss_of, start
+from src.models.network import describe, load_model, save_model
 from src.optimizers import tried
 from src.stages import probe, robustness
 from src.stats import metric
@@ -174,84 +169,6 @@ def card(r: Run) -> list[str]:
             told += [] if value is None else [f"{name} {value:.3g}"]
     said = [f"the best blind answer has {r.task.monitor.removeprefix('val/')}: {', '.join(told)}"] if told else []
     return [*audit_card(r.source, r.audit), *said]
-
-
-def suits(cfg: dict[str, Any], loss: Any, task: Task) -> None:
-    """Raises where the loss is for another kind of target, or other batches: it might train without a word, towards
-    nothing."""
-    kind = loss.func if isinstance(loss, partial) else loss
-    takes = getattr(kind, "takes", task.target)
-    name, asked = (option(key, cfg[key]) for key in ("loss", "task"))
-    if takes != task.target:
-        raise ConfigError(
-            f"loss={name} cannot take the targets of task={asked}: it is for {takes}, and they are {task.target}.\n"
-            "Leave loss out (the task brings its own), or choose one that is for them."
-        )
-    if getattr(kind, "several", False) and cfg["data"]["per_class"] < 2:
-        raise ConfigError(
-            f"loss={name} data.per_class={cfg['data']['per_class']}: it compares images of one class, which would meet "
-            "in a batch by chance only.\nSet data.per_class=4, or choose another loss."
-        )
-    learns = getattr(loss, "spread", None)
-    if learns != task.spread:
-        raise ConfigError(
-            f"task.spread={task.spread}: the loss learns {learns or 'no spread'} of each number, and the task reads "
-            "something else.\nLeave task.spread out: it follows loss.quantiles or loss.interval, of task=regression."
-        )
-
-
-def start(
-    cfg: dict[str, Any], task: Task, classes: tuple[str, ...], home: folder.RunFolder | None = None
-) -> tuple[Network, list[str]]:
-    """The network at its starting weights, and what was decided about them."""
-    rng.seed(cfg["seed"], "weights")
-    file, same = resume.weights(cfg["init_from"], classes) if cfg["init_from"] else (None, True)
-    given = {"weights": str(file)} if file and "weights" in cfg["model"] else {}  # so that its input spec is taken too
-    fixed = {"head": "linear", "pool": "default"} if task.dense else {} if task.outputs else {"head": "linear"}
-    if unread := [f"model.{k}={v}" for k, usual in fixed.items() if (v := cfg["model"].get(k, usual)) != usual]:
-        why = "masks have a decoder of their own" if task.dense else "this task begins with the features as they are"
-        raise ConfigError(f"{' '.join(unread)}: {why}.\nLeave {' and '.join(f'model.{k}' for k in fixed)} out.")
-    backbone = make({**cfg["model"], **given})
-    outputs = task.outputs or backbone.features
-    network = DenseNetwork(backbone, outputs) if task.dense else Network(backbone, outputs, unit=task.unit)
-    if not task.outputs:  # it begins with the features as they are
-        network.answer(torch.eye(outputs), torch.zeros(outputs))
-    network.to(memory_format=torch.channels_last)  # 1.3–2.6 × on CPU convolutions
-    dry_run(network, f"model.name={cfg['model'].get('name', cfg['model']['_target_'])}")
-    if file or backbone.weights:
-        notes = load_weights(network, file or backbone.weights, backbone.convert, keep_head=same or task.embeds)
-    else:
-        origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
-        notes = [f"weights: {origin}; the head is new"]
-    if cfg["start"] == "probe" and home:
-        network.answer(*probe.read(home).last)
-        notes.append("head: solved by the probe")
-    return network, notes
-
-
-def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[str, Any], network: Network) -> Module:
-    """known: counts (training images of each class) and images; a loss that waits for them is given what it names."""
-    optimizer, policy = make(cfg["optimizer"]), make(cfg["finetune"])
-    lr, decay = cfg["optimizer"]["lr"], cfg["optimizer"].get("weight_decay", 0.0)
-    loss = loss_of(cfg, task, {**known, "outputs": network.outputs, **({"parts": task.parts} if task.parts else {})})
-    told = {"kind": cfg["task"]["_target_"], "classes": said["classes"], "channels": network.spec.channels}
-    loss = make(cfg["distill"])(loss=loss, task=task, standard=network.standard, **told)
-    places = {"layers": network.layers, "no_decay": network.no_decay}
-    chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
-    more: dict[str, Any] = {key: make(cfg[key]) for key in ("mix", "penalty", "adversary")}
-    more |= {"clip": cfg["trainer"]["gradient_clip_algorithm"], "progressive": combined.growing(cfg, network, task)}
-    more["compiler"] = hardware.compiler(cfg)
-    return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
-
-
-def loss_of(cfg: dict[str, Any], task: Task, known: dict[str, Any]) -> Any:
-    with rng.keyed(cfg["seed"], "loss"):
-        loss = make(cfg["loss"])
-        suits(cfg, loss, task)
-        if isinstance(loss, partial):
-            asked = inspect.signature(loss).parameters
-            loss = loss(**{key: value for key, value in known.items() if key in asked})
-    return loss
 
 
 def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:

@@ -266,8 +266,8 @@ def test_levels_without_a_median_inside_are_refused(words):
 def test_a_loss_and_a_task_that_speak_of_different_outputs_are_refused():
     from types import SimpleNamespace
 
-    from src.build import suits
     from src.contracts import ConfigError
+    from src.learner import suits
 
     cfg = {"loss": {"_target_": "a.b"}, "task": {"_target_": "a.c"}}
     y = uncertain(50, 0)[1]

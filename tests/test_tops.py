@@ -168,7 +168,7 @@ def test_a_transformer_is_pooled_over_its_patches():
 
 
 def test_masks_have_a_decoder_of_their_own_and_embeddings_begin_as_the_features():
-    from src.build import start
+    from src.learner import start
 
     masks = make(node("task", "segmentation"))(classes=("a", "b"))
     images = make(node("task", "retrieval", dimensions=None))(classes=("a", "b"))
