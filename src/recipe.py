@@ -151,8 +151,9 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
 def _rate(facts: Facts, layered: bool, settles: bool) -> float:
     """Of the head, or of all, where the policy knows no order of layers. Raced for embeddings (MobileNetV2 at 96 px, 8
     epochs, half of 10 classes are new, 34 images of each other one): recall at 1 and MAP@R of what is shipped are, on
-    clothing and signs, seed 0, 70.8 and 32.1, 92.4 and 42.5 by proxy-anchor at 5e-4 in batches of 8; 78.6 and 32.3, 87.0
-    and 54.0 at 1e-4 in batches of 32; 78.2 and 40.7, 93.0 and 57.4 by ArcFace so; frozen 73.6 and 28.8, 86.0 and 44.2."""
+    clothing and signs, seed 0, 70.8 and 32.1, 92.4 and 42.5 by proxy-anchor at 5e-4 in batches of 8; 78.6 and 32.3,
+    87.0 and 54.0 at 1e-4 in batches of 32; 78.2 and 40.7, 93.0 and 57.4 by ArcFace so; frozen 73.6 and 28.8, 86.0 and
+    44.2."""
     family = FAMILIES[facts.family]
     if facts.rate:
         return facts.rate
