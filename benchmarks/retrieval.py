@@ -25,7 +25,6 @@ SIDES = {
     "frozen": ["recipe=probe"],
     "default": [],
     "proxy_anchor": ["loss=proxy_anchor"],
-    "arcface": ["loss=arcface"],
     "supcon": ["loss=supcon", "data.per_class=4"],
 }
 TEST = 100  # images a class

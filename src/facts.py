@@ -56,6 +56,7 @@ class Facts:
     budget: Budget | None = None
     ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
     dense: bool = False  # whether the target is the class of each pixel
+    embeds: bool = False  # whether images are compared with each other
     geometric: bool = False  # whether the target may be where, how large or which way round something is
     rate: float | None = None  # the learning rate that the fine-tuning policy states; None: that of the family
 

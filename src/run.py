@@ -191,6 +191,7 @@ def facts(r: Run, where: str, probed: Probed | None) -> Facts:
         bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
         probed=probed,
         dense=r.task.dense,
+        embeds=r.task.embeds,
         geometric=r.task.geometric,
         rate=make(r.cfg["finetune"]).rate,
     )

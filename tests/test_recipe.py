@@ -235,3 +235,16 @@ def test_masks_take_from_the_probe_what_it_was_asked_but_start_with_a_new_decode
 
     assert "start" not in of() and of()["augment"] == "jitter" and of(grey=-0.3)["augment"] == "light"
     assert of(mirrored=-0.06)["data.flip"] == 0.5 and of(mirrored=-0.2)["data.flip"] == 0.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_learnt_gently_in_batches_in_which_classes_meet(family):
+    for each in (20, 5_000):
+        plain, embeds = facts(each, family=family), replace(facts(each, family=family), embeds=True)
+        usual, said = (decided(recipe.plan(f, config(), frozenset())) for f in (plain, embeds))
+        assert said["optimizer.lr"] == pytest.approx(usual["optimizer.lr"] / 5)
+        assert said["data.batch_size"] == max(usual["data.batch_size"], 32)
+    few = replace(facts(2, 10, family=family), embeds=True)
+    assert decided(recipe.plan(few, config(), frozenset()))["data.batch_size"] == few.images == 20
+    typed = frozenset({"optimizer.lr", "data.batch_size"})
+    assert not typed & set(decided(recipe.plan(few, config("optimizer.lr=1e-3"), typed)))

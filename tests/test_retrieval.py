@@ -72,7 +72,7 @@ def test_images_of_classes_that_nobody_has_seen_are_found(ran, root):
     said = json.loads((ran / "metrics.json").read_text())
     raw = float(SCORES["recall_at_1"](*pixels(root, "test")).mean())
     assert said["test/recall_at_1/constant"] == pytest.approx(11 / 83, abs=1e-4)  # 7 classes of 12
-    # measured once, seed 0: 0.643 against 0.476 of the raw pixels; one standard error of either is 0.05
+    # measured once, seed 0: 0.655 against 0.476 of the raw pixels; one standard error of either is 0.05
     assert raw < 0.5 and said["test/recall_at_1"] > raw + 0.08 and said["test/recall_at_1"] > 0.55
     assert said["test/recall_at_1/low"] < said["test/recall_at_1"] < said["test/recall_at_1/high"]
     assert said["test/recall_at_5"] > said["test/recall_at_1"] > said["test/map_at_r"] > 11 / 83
@@ -116,7 +116,7 @@ def test_predict_gives_the_embeddings_of_the_test(ran, root, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["loss=arcface"], ["loss=supcon", "data.per_class=4"], ["task.dimensions=null"]])
+@pytest.mark.parametrize("more", [["loss=proxy_anchor"], ["loss=supcon", "data.per_class=4"], ["task.dimensions=null"]])
 def test_a_run_resumes_to_the_same_bits_with_what_its_loss_has_learnt(zygote, root, tmp_path, more):
     common = ["recipe=off", "trainer.max_epochs=2", "callbacks.last.every_n_train_steps=2", *more]
     assert zygote.run(*words(root, tmp_path / "whole"), *common) == 0, zygote.screen
@@ -148,7 +148,7 @@ def test_of_folds_that_have_no_mean_the_metrics_are_merged(zygote, tmp_path, tas
         values = ["task.labels.values={ground: 0, block: 100, line: 200}"]
     common = [word for word in words(tmp_path / "images", tmp_path / "run") if not word.startswith(("run_dir", "task"))]
     sweep = ["name=sweep", f"paths.logs={tmp_path}", "data.folds=2", "data.fold=0,1", "trainer.max_epochs=1"]
-    told = zygote.run("-m", *common, *sweep, *values, f"task={task}", "recipe=off", "data.batch_size=8")
+    told = zygote.run("-m", *common, *sweep, *values, f"task={task}", "recipe=off", "data.batch_size=6")
     assert told == 0, zygote.screen
     said, name = merge(tmp_path / "sweep"), {"retrieval": "recall_at_1", "segmentation": "miou"}[task]
     folds = [json.loads((file.parent / "metrics.json").read_text()) for file in (tmp_path / "sweep").glob("*/run.json")]

@@ -12,11 +12,13 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from src.contracts import ConfigError, DataError
+from src.contracts import Backbone, ConfigError, DataError, InputSpec
 from src.data.split import Division, assigned, blocks
 from src.data.table import split_table, table
 from src.factory import make
 from src.labels import Levels, ManyClasses, Numbers
+from src.models.network import Network
+from src.module import Module
 from src.stats import gain, interval, metric
 from src.tasks import multilabel, ordinal, regression
 from tests import made
@@ -490,3 +492,36 @@ def test_where_an_image_tells_nothing_the_blind_answer_remains():
         ours, base = (metric(task, answer, target[300:]) for answer in (found, blind))
         assert ours < 0.2 * base if part else ours < 1.01 * base
         assert sum(weights["blend"]) > 1.5 if part else sum(weights["blend"]) < 0.5
+
+
+@pytest.mark.parametrize("name", ["multiclass", "regression"])
+def test_of_a_group_that_is_new_nothing_is_known(name):
+    """Images of a group are alike and have one target, drawn at random: who finds it has seen others of the group."""
+    draw = torch.Generator().manual_seed(0)
+    groups = torch.arange(300) % 60
+    x = torch.randn(60, 80, generator=draw)[groups] + 0.1 * torch.randn(300, 80, generator=draw)
+    classes, each = ("a", "b", "c"), torch.randint(3, (60,), generator=draw)
+    target = each[groups] if name == "multiclass" else torch.randn(60, 1, generator=draw)[groups]
+    task = make(node("task", name))(classes=classes if name == "multiclass" else ("a",), targets=target.tolist())
+    for held, lowest, highest in ((groups, -1.0, 0.45), (None, 0.6, 1.0)):
+        best = task.solve(x, target, {"last": slice(0, 80)}, seed=0, groups=held)[0]
+        assert lowest < float(task.skill(best.logits, target)) <= highest
+
+
+def test_the_unit_of_a_number_does_not_change_what_is_minimised():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (16, 1, 4, 4), dtype=torch.uint8, generator=draw)
+    y, found = torch.randn(16, 1, generator=draw), []
+    for shift, scale in ((0.0, 1.0), (5e4, 1e3), (0.0, 1e-4)):
+        task = make(node("task", "regression"))(classes=("a",), targets=(shift + scale * y).tolist())
+        torch.manual_seed(0)
+        body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        net = Network(Backbone(body, 3, InputSpec((4, 4), 1, (0.5,), (0.5,), "bilinear", 1.0), {}), 1, unit=task.unit)
+        module = Module(
+            net, task, make(node("loss", "huber")), lambda net: [], lambda groups: None, lambda: None, 0, {}
+        )
+        loss = module.objective({"image": images, "target": shift + scale * y})
+        loss.backward()
+        found.append(torch.cat([loss.detach()[None], net.head.weight.grad[0]]))
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found[2], found[0], atol=1e-3, rtol=1e-3)

@@ -2,8 +2,7 @@
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log", "ranks"}, and answers with the exit code of a child that ran
 it; where `ranks` has an environment for each of several, they are started together, and the answer is the first that is
-not 0. A fault is {"at": place, "n": how often it is passed before, "number": of the signal}, or "raises": an error
-
+not 0. A fault is {"at": place, "n": how often it is passed before, "number": of the signal, or "raises": an error}.
 """
 
 import json

@@ -26,7 +26,7 @@ def confusion(rows: Rows, classes: tuple[str, ...], place: Any = None) -> Any:
     share = found / found.sum(1, keepdim=True).clamp(min=1)
     side = min(max(4.0, 0.5 * n + 2), 20)
     figure, axes = _one(side, side, place)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     every = max(1, -(-n // 50))  # more than 50 labels on an axis cannot be read
     ticks = range(0, n, every)
     axes.set_xticks(ticks, [classes[i][:24] for i in ticks], rotation=90)
