@@ -78,7 +78,7 @@ def words(texts: Sequence[str], was: str) -> tuple[list[Word], dict[str, Any]]:
 
 
 def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any], was: str) -> dict[str, Any]:
-    """The config of the run with these words; `data` is None where they name no other images."""
+    """The config of the run with these words; and in `elsewhere`, whether they name other images."""
     from omegaconf import OmegaConf
 
     from src import resume
