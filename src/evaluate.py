@@ -78,7 +78,7 @@ def words(texts: Sequence[str], was: str) -> tuple[list[Word], dict[str, Any]]:
 
 
 def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any], was: str) -> dict[str, Any]:
-    """The config of the run with these words; `data` is None where they name no other images."""
+    """The config of the run with these words; and in `elsewhere`, whether they name other images."""
     from omegaconf import OmegaConf
 
     from src import resume
@@ -92,14 +92,14 @@ def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any]
         kept = set(tree) - {"source"} if same else set(configs.read("data/base").body)
         data = {**tree, **{key: value for key, value in data.items() if key in kept}, "test_size": 0}
         data |= {"fold": None} if "fold" in data else {}
+    gaps = [f"data.{key}" for key, value in data.items() if value == "???" and f"data.{key}" not in values]
+    if gaps:
+        raise ConfigError("\n".join(f"{key} has no value. Add {key}=VALUE." for key in gaps))
     cfg = {**composed, **saved, "data": data, "robustness": composed["robustness"]}
     cfg["trainer"] = {**composed["trainer"], **saved["trainer"], **ALONE}
     made = OmegaConf.create(cfg)
     for key, value in values.items():
         OmegaConf.update(made, key, value)
-    gaps = [f"{key} has no value. Add {key}=VALUE." for key in OmegaConf.missing_keys(made) if key.startswith("data")]
-    if gaps:
-        raise ConfigError("\n".join(sorted(gaps)))
     resume.absolute(made)
     found = OmegaConf.to_container(made, resolve=True)
     assert isinstance(found, dict)

@@ -128,7 +128,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "sweep=[1,1]": "different factors",
     "refit=both": r"none \| head \| all",
     "recipe=fast model.candidates=[resnet18]": "probe that ranks them",
-    "stages=[fit,tset]": "fit, select, calibrate, refit, test, report",
+    "stages=[fit,tset]": "fit, select, calibrate, refit, test, robustness, report",
     "resume=true": "run folder, or auto",
     "resume=a init_from=b": "Leave one out",
     "trainer.precision=foo": "bf16-mixed",

@@ -115,3 +115,37 @@ def test_adversarial_training_withstands_attacks_that_undo_a_plain_model(zygote,
         accuracy[name] = json.loads((tmp_path / name / "robustness.json").read_text())["attacks"]["eps"]["16/255"]
     assert accuracy["pgd"]["pgd"] > accuracy["plain"]["pgd"] + 0.15, accuracy
     assert accuracy["pgd"]["worst"] > accuracy["plain"]["worst"] + 0.1, accuracy
+
+
+DOTS = "dots: {kind: ordinal, order: [one, two, three, four]}"
+HEADS = f"task.heads={{shape: multiclass, width: regression, tags: multilabel, {DOTS}}}"
+TASKS = {  # what is drawn, and the words that train on it
+    "segmentation": (made.shapes, 60, ["task.labels.values={ground: 0, block: 100, line: 200}"]),
+    "multihead": (made.cards, 100, [HEADS]),
+    "regression": (made.bars, 60, ["data.columns.target=[target,sine]"]),
+    "multilabel": (made.signs, 80, []),
+    "retrieval": (made.scribbles, 10, []),
+}
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_tested_again_to_the_same_numbers_from_other_folders_too(zygote, tmp_path, task):
+    draw, n, more = TASKS[task]
+    root, run = draw(tmp_path / "images", n), tmp_path / "run"
+    words = [
+        "data=csv", f"data.root={root}", "data.table=table.csv", f"task={task}", "recipe=off", "select=last",
+        "model.name=test_byobnet.glyphs", "trainer.max_epochs=1", "logger=[]", f"paths.cache={tmp_path / 'cache'}",
+        f"run_dir={run}", "trainer.accelerator=cpu", "data.flip=0", *more,
+    ]  # fmt: skip
+    assert zygote.run(*words) == 0, zygote.screen
+    was = {k: v for k, v in json.loads((run / "metrics.json").read_text()).items() if k.startswith("test/")}
+    assert evaluate(str(run), []) == pytest.approx(was, abs=1e-6)
+    other = shutil.copytree(root, tmp_path / "elsewhere")
+    shutil.rmtree(root)
+    found = evaluate(str(run), [f"data.root={other}"])
+    assert found == pytest.approx(was, abs=1e-6)
+    if task == "segmentation":
+        with pytest.raises(ConfigError, match="masks are not measured"):
+            evaluate(str(run), [f"data.root={other}", "robustness=corruptions"])

@@ -19,8 +19,8 @@ IMAGES = torch.rand(200, 1, SIDE, SIDE, generator=DRAW) * 0.6 + 0.2
 WEIGHT = torch.randn(2, SIDE * SIDE, generator=DRAW) / SIDE
 
 
-def chance() -> torch.Generator:
-    return torch.Generator().manual_seed(1)
+def chance(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 class Linear(nn.Module):
@@ -87,6 +87,16 @@ def test_apgd_alone_finds_the_edge_too(norm):
     assert checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99]  # of the authors' code, with 100 steps
 
 
+def test_apgd_shortens_its_steps_where_the_worst_image_is_inside_the_ball():
+    worst = IMAGES + 0.1 * (2 * torch.rand(IMAGES.shape, generator=chance(5)) - 1)
+
+    def look(x, loss):
+        away = x - worst
+        return -away.square().flatten(1).sum(1), -2 * away, away.abs().flatten(1).mean(1) < 0.01
+
+    assert apgd(look, IMAGES, ce, 0.1, "linf", 60, chance()).all()  # steps of 0.2, the first ones, overshoot
+
+
 def test_square_asks_for_logits_alone_and_never_fools_what_cannot_be():
     target, eps = (IMAGES.flatten(1) @ WEIGHT.T).argmax(1), half("linf")
 
@@ -124,17 +134,18 @@ def test_a_model_that_hides_its_gradients_is_found_out():
 
 
 def test_corruptions_that_were_trained_on_are_named_and_kept_apart():
-    images = (IMAGES[:20].repeat(1, 1, 4, 4) * 255).byte()
+    images = (IMAGES.repeat_interleave(4, 2).repeat_interleave(4, 3) * 255).byte()
 
     class Grey(Linear):
         def forward(self, x):
-            return super().forward(x[..., ::4, ::4].float() / 255)
+            return super().forward(x[..., ::4, ::4].float() / 255 - 0.5)
 
     test = make(node("robustness", "corruptions", kinds=["contrast", "gaussian_noise"], severities=[1, 5]))
     plain, known = (
         test(exam(Grey(), images, seen=seen))["corruptions"] for seen in ((), ("contrast", "speckle_noise"))
     )
     assert plain["errors"] == known["errors"] and "seen_in_training" not in plain
+    assert 0 < sum(plain["errors"]["gaussian_noise"]) != sum(plain["errors"]["contrast"])
     assert known["seen_in_training"] == ["contrast"]
     assert known["mean_error_held_out"] == pytest.approx(sum(known["errors"]["gaussian_noise"]) / 2)
     assert test.passes() == 4 and "held out" in "\n".join(test.lines({"corruptions": known}))

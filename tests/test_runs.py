@@ -28,7 +28,7 @@ def test_a_run_leaves_what_the_interface_promises(whole):
     assert not [n for n in names if n.endswith(".tmp")]
     state = json.loads((whole / "run.json").read_text())
     assert state["state"] == "finished"
-    assert state["done"] == ["probe", "fit", "select", "calibrate", "refit", "test", "report"]
+    assert state["done"] == ["probe", "fit", "select", "calibrate", "refit", "test", "robustness", "report"]
     assert set(state["seconds"]) == set(state["done"]) - {"probe"}
 
 
