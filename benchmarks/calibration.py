@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from benchmarks.race import table  # noqa: E402
 from src.data.table import rows  # noqa: E402
 from src.decisions import conformal, measures, scaling, unfamiliar  # noqa: E402
-from src.models.network import load_model  # noqa: E402
+from src.models.saved import load_model  # noqa: E402
 from src.predict import answers  # noqa: E402
 
 NET = "mobilenetv2_100"

@@ -31,7 +31,8 @@ def seconds(*command: str) -> float:
 SHIP = """
 import sys
 from pathlib import Path
-from src.models.network import Network, save_model
+from src.models.network import Network
+from src.models.saved import save_model
 from src.models.timm_backbone import timm_backbone
 
 build = {"name": "convnext_nano", "pretrained": False, "image_size": 224}

@@ -22,7 +22,7 @@ from src.data.scan import fingerprint, scan
 from src.data.table import split_table
 from src.factory import make
 from src.learner import compose, loss_of, start
-from src.models.network import describe, load_model, save_model
+from src.models.saved import describe, load_model, save_model
 from src.optimizers import tried
 from src.stages import probe, robustness
 from src.stats import metric

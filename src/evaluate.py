@@ -170,7 +170,7 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     from src.data.scan import scan
     from src.factory import make
     from src.hardware import refuse_impossible
-    from src.models.network import load_model
+    from src.models.saved import load_model
 
     refuse_impossible(cfg)
     network, facts = load_model(run / "model")

@@ -18,7 +18,7 @@ from src.contracts import ConfigError, DataError
 from src.exports import onnx, timm, torch_export
 from src.exports.graph import Graph, Pictures, answers, compared, describe
 from src.factory import make
-from src.models.network import load_model
+from src.models.saved import load_model
 from src.predictor import Predictor, place
 
 TOLERANCE = 1e-4  # of the largest output: what another order of the same float32 sums may change

@@ -19,7 +19,8 @@ from src.contracts import ConfigError, Task
 from src.data.images import given, read
 from src.data.transforms import evaluation
 from src.factory import make
-from src.models.network import Network, complete, load_model
+from src.models.network import Network
+from src.models.saved import complete, load_model
 from src.stages.draw import answer
 
 Item = Image.Image | np.ndarray | str | Path  # an array is (H, W) or (H, W, C), of uint8, uint16, or float in 0..1

@@ -8,7 +8,8 @@ from timm.models import register_model
 from timm.models._registry import generate_default_cfgs
 from timm.models.swin_transformer import SwinTransformer, _cfg, _create_swin_transformer
 
-from src.models.network import Network, save_model
+from src.models.network import Network
+from src.models.saved import save_model
 from src.models.timm_backbone import timm_backbone
 
 TASKS = {

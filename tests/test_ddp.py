@@ -11,7 +11,7 @@ import torch
 from src.data.folder import folder
 from src.data.images import read
 from src.data.transforms import evaluation
-from src.models.network import load_model
+from src.models.saved import load_model
 from src.tasks.multiclass import multiclass
 from tests import made
 from tests.conftest import ROOT, free_port

@@ -18,7 +18,8 @@ from torch import nn
 from src.contracts import Backbone, ConfigError
 from src.factory import make
 from src.models import timm_backbone as room
-from src.models.network import Network, dry_run, load_model, save_model
+from src.models.network import Network, dry_run
+from src.models.saved import load_model, save_model
 from src.models.weights import load_weights, read_spec
 from tests.nets import SWIN
 from tests.yamls import node

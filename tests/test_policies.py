@@ -19,7 +19,8 @@ from src.callbacks.ema import EMA
 from src.contracts import ConfigError
 from src.factory import make
 from src.finetune.policy import groups
-from src.models.network import Network, load_model, save_model
+from src.models.network import Network
+from src.models.saved import load_model, save_model
 from tests.nets import SWIN, awake
 from tests.yamls import node
 

@@ -186,7 +186,7 @@ def test_hostile_class_names_are_kept_in_the_table_and_harmless_on_the_screen(tm
         with torch.no_grad():
             network.head.bias.fill_(0)[i] = 1e4
         facts = json.loads((tmp_path / "model" / "model.json").read_text())
-        from src.models.network import save_model
+        from src.models.saved import save_model
 
         save_model(network, tmp_path / "model", facts)
         assert predict(str(tmp_path / "model"), str(tmp_path / "images"), str(tmp_path / "out.csv")) == 0

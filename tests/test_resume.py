@@ -215,7 +215,7 @@ def test_init_from_takes_the_weights_and_nothing_else(zygote, small, whole, tmp_
 
 
 def test_a_checkpoint_alone_rebuilds_the_model(whole, tmp_path):
-    from src.models.network import load_model
+    from src.models.saved import load_model
     from src.predict import predict
 
     alone, images = tmp_path / "alone.ckpt", whole.parent.parent / "shapes0" / "test"

@@ -8,7 +8,8 @@ from torch import nn
 from src.callbacks.ema import EMA
 from src.checkpoint import averaged
 from src.models.batchnorm import reestimate
-from src.models.network import Network, load_model, save_model
+from src.models.network import Network
+from src.models.saved import load_model, save_model
 from src.models.stages import family, stages
 from src.models.timm_backbone import timm_backbone
 

@@ -12,7 +12,8 @@ from src import check
 from src.contracts import ConfigError
 from src.factory import make
 from src.models.heads import BNNeck, Cosine, head
-from src.models.network import Network, load_model, save_model
+from src.models.network import Network
+from src.models.saved import load_model, save_model
 from src.models.weights import load_weights
 from tests.yamls import node
 

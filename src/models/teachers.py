@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from src.contracts import ConfigError, Teacher
-from src.models.network import Network, load_model
+from src.models.network import Network
+from src.models.saved import load_model
 from src.models.timm_backbone import timm_backbone
 from src.models.weights import CLASSIFIERS, load_weights, read_state
 
