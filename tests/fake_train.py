@@ -11,6 +11,9 @@ from pathlib import Path
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 run, lr = Path(words["run_dir"]), float(words.get("optimizer.lr", 0.001))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if "data.root" in words and not Path(words["data.root"]).is_dir():
+    print("data.root: there is no such folder.\nSet it.", file=sys.stderr)
+    sys.exit(3)
 with (run / "began.txt").open("a") as stream:
     stream.write(json.dumps(words) + "\n")
 (run / "config.yaml").write_text("task: {monitor: val/acc, mode: max}\n")
