@@ -138,7 +138,7 @@ def objectives(measured: Mapping[str, float | None], names: Sequence[str], run: 
 
 
 def seconds_of(run: Path) -> float:
-    """Of all stages, also those before a kill."""
+    """Of all stages; the part of one that a kill has cut off is not counted."""
     return sum(jobs.state(run).get("seconds", {}).values())
 
 
