@@ -27,6 +27,8 @@ class Ranked:
     name: str
     weights: str | None
     score: float  # of the best head on its features
+    parameters: float  # millions
+    seconds: float  # that this took, or less where its features were cached
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,10 @@ def _given(key: str, given: Collection[str]) -> bool:
 
 def _input(facts: Facts) -> Iterator[Decision]:
     if facts.ranked:
-        told = ", ".join(f"{one.name} {100 * one.score:.1f}" for one in facts.ranked)
-        yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told} %")
+        told = ", ".join(
+            f"{one.name} {100 * one.score:.1f} % ({one.parameters:.1f} M, {one.seconds:.1f} s)" for one in facts.ranked
+        )
+        yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told}")
         yield Decision("model.weights", facts.ranked[0].weights, "those of this candidate")
     if (probed := facts.probed) is None:
         return

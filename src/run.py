@@ -151,11 +151,13 @@ def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tupl
     """The run whose frozen network knows most of these images, and all of them in that order."""
     if len(runs) == 1:
         return runs[0], ()
-    share = left / 4 / len(runs) if left else None
-    scored = [((pixels if r.task.dense else probe).rank(r, device, share), i) for i, r in enumerate(runs)]
-    order = [(score, runs[i]) for score, i in sorted(scored, key=lambda pair: (-pair[0], pair[1]))]
-    ranked = [Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score) for score, r in order]
-    return order[0][1], tuple(ranked)
+    share, ranked = left / 4 / len(runs) if left else None, []
+    for r in runs:
+        begun, cost = time.monotonic(), sum(p.numel() for p in r.network().parameters()) / 1e6
+        score = (pixels if r.task.dense else probe).rank(r, device, share)
+        ranked.append(Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score, cost, time.monotonic() - begun))
+    order = sorted(range(len(runs)), key=lambda i: (-ranked[i].score, i))
+    return runs[order[0]], tuple(ranked[i] for i in order)
 
 
 def seconds(budget: str) -> float:

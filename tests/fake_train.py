@@ -11,6 +11,9 @@ from pathlib import Path
 words = dict(word.split("=", 1) for word in sys.argv[1:])
 run, lr = Path(words["run_dir"]), float(words.get("optimizer.lr", 0.001))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if "data.root" in words and not Path(words["data.root"]).is_dir():
+    print("data.root: there is no such folder.\nSet it.", file=sys.stderr)
+    sys.exit(3)
 with (run / "began.txt").open("a") as stream:
     stream.write(json.dumps(words) + "\n")
 (run / "config.yaml").write_text("task: {monitor: val/acc, mode: max}\n")
@@ -28,6 +31,7 @@ def fault(epoch: int) -> None:
             (run / f"killed{i}").touch()
             for number in {"driver": [os.getppid()], "trial": [os.getpid()]}.get(victim, [os.getppid(), os.getpid()]):
                 os.kill(number, signal.SIGKILL)
+            time.sleep(4 if epoch else 0)  # an orphan is still at work when the driver comes back
 
 
 for epoch in range(history.read_text().count("\n") - 1, int(words.get("trainer.max_epochs", 2))):

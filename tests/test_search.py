@@ -17,6 +17,7 @@ from src.contracts import ConfigError
 from src.search import space
 from src.search.__main__ import Asked, main
 from tests.conftest import ROOT
+from tests.conftest import words as words_of
 
 FAKE = [sys.executable, str(ROOT / "tests" / "fake_train.py")]
 DRIVER = f"import sys; from src.search.__main__ import main; sys.exit(main(sys.argv[1:], {FAKE}))"
@@ -143,6 +144,16 @@ def test_a_difference_within_the_noise_is_called_so():
         new = {"val/acc": {k: v + gain + (0.01 if k == "a" else 0) for k, v in old["val/acc"].items()}}
         assert word in verdict(new, old, ("val/acc", "max"))
         assert ("WORSE" in verdict(new, old, ("val/acc", "min"))) == (gain > 0.05)
+
+
+def test_images_that_cannot_be_read_end_the_search_and_it_goes_on_when_they_are_mended(tmp_path, capsys):
+    words = ["lr", "trials=2", "seeds=0", "data=folder", f"data.root={tmp_path / 'images'}", f"paths.logs={tmp_path}"]
+    assert main(words, FAKE) == 3
+    assert "there is no such folder" in capsys.readouterr().err
+    (tmp_path / "images").mkdir()
+    assert main([*words, "stop_after=0s"], FAKE) == 1
+    assert main(words, FAKE) == 0
+    assert [row["state"] for row in trials(tmp_path / "search" / "lr")] == ["complete"] * 2
 
 
 def test_a_trial_can_be_judged_by_its_mean_over_folds(tmp_path, monkeypatch):
@@ -273,3 +284,22 @@ def test_a_search_of_real_trials(tmp_path):
     for run in (tmp_path / "search" / "lr" / "trials").iterdir():
         assert not any(key.startswith("test/") for key in jobs.metrics(run))
         assert (run / "model" / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_heads_in_one_process_reach_what_a_run_of_each_reaches(tmp_path, zygote, shapes):
+    plain = [word for word in words_of(shapes, tmp_path) if word != "recipe=off"]
+    plain = ["recipe=probe", "model.pretrained=true", *(w for w in plain if not w.startswith("model."))]
+    plain += ["model.name=test_byobnet.glyphs", "model.image_size=32"]
+    assert main(["probe", "trials=6", "seeds=0", "objective={val/nll: min}", *plain]) == 0
+    rows = trials(tmp_path / "logs" / "search" / "probe")
+    assert [row["state"] for row in rows] == ["complete"] * 6
+    assert len({row["val/nll"] for row in rows}) == 6
+    for i in (0, 5):
+        head = [f"{key}={value}" for key, value in rows[i].items() if key.startswith("probe.")]
+        run = tmp_path / str(i)
+        assert zygote.run(*plain, *head, "stages=[probe,select]", f"run_dir={run}") == 0, zygote.screen
+        assert jobs.metrics(run)["val/nll"] == pytest.approx(float(rows[i]["val/nll"]), rel=1e-4)
+    wrong = ["probe.head=whitened", "probe.strength=0.5", "probe.view=last", "stages=[probe,select]"]
+    assert zygote.run(*plain, *wrong) == 2
+    assert "It has lda, logistic, nearest, ridge on last, stages" in zygote.screen

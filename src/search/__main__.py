@@ -27,7 +27,7 @@ from src import jobs, signals
 from src.check import own
 from src.check.kinds import NULL, Rule, one_of, said, whole
 from src.check.rules import RULES
-from src.contracts import ConfigError
+from src.contracts import ConfigError, DataError
 from src.search import space
 
 OPTIONS: dict[str, Rule] = {
@@ -74,9 +74,9 @@ def main(argv: Sequence[str], command: Sequence[str] = jobs.TRAIN) -> int:
     try:
         signals.install()
         return drive.search(asked, command)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         print(f"\n{error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 3
     except signals.Stopped as stop:
         print("\nStopped. The same words go on.", file=sys.stderr)
         return stop.code

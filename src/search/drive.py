@@ -15,7 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from src import folder, jobs, repeat
 from src.check import own
-from src.contracts import ConfigError
+from src.contracts import ConfigError, DataError
 from src.search import report
 from src.search.study import Failed, Study
 
@@ -91,6 +91,8 @@ def trials(asked: Any, study: Study, command: Sequence[str]) -> None:
         try:
             if job.stopped and code:
                 study.optuna.tell(trial, state=TrialState.PRUNED)
+            elif code == 3:
+                raise DataError(f"{job.why()}\nAll trials have these images. More is in {job.folder / 'err.txt'}.")
             elif code:
                 raise Failed(job.why())
             else:
@@ -136,7 +138,7 @@ def objectives(measured: Mapping[str, float | None], names: Sequence[str], run: 
 
 
 def seconds_of(run: Path) -> float:
-    """Of all stages, also those before a kill."""
+    """Of all stages; the part of one that a kill has cut off is not counted."""
     return sum(jobs.state(run).get("seconds", {}).values())
 
 

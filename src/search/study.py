@@ -61,13 +61,11 @@ class Study:
 
     def ask(self) -> Trial | None:
         """The next trial, its words in its attributes: first those that a killed driver has left; None: enough."""
-        for left in self.trials:
-            if left.state == TrialState.RUNNING and left.number not in self.begun:
-                return self._drawn(left)
-        for _ in range(DRAWS):
-            if len(self.trials) >= self.options["trials"]:
+        left = [t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self.begun]
+        for _ in range(0 if self.exhausted else DRAWS + len(left)):
+            if not left and len(self.trials) >= self.options["trials"]:
                 return None
-            if (trial := self._drawn(None)) is not None:
+            if (trial := self._drawn(left.pop(0) if left else None)) is not None:
                 return trial
         self.exhausted = True
         return None
