@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from src import combined, decisions, folder, hardware, report_card, resume, world
+from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
@@ -78,7 +81,7 @@ def equipped(
         spec=spec,
         network=lambda: start(cfg, task, source.classes, home)[0],
         module=partial(compose, cfg, task, said, counted),
-        trainer=partial(trainer, cfg, home),
+        trainer=partial(trainer, cfg, home, source),
         loaders=Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **data, cache=Path(cfg["paths"]["cache"])),
         checkpoints=checkpoints,
         fork=lambda name, **more: fork(r, said, name, **more),
@@ -171,7 +174,7 @@ def card(r: Run) -> list[str]:
     return [*audit_card(r.source, r.audit), *said]
 
 
-def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = None) -> Any:
+def trainer(cfg: dict[str, Any], home: folder.RunFolder, source: Source, split: str | None = None) -> Any:
     """The trainer of the fit; with `split`, one that only predicts: no callbacks, no loggers, that split's limit."""
     words = {key: value for key, value in copy.deepcopy(cfg["trainer"]).items() if key not in hardware.OWN}
     words |= {"gradient_clip_algorithm": "norm"}  # the module clips
@@ -191,8 +194,12 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, split: str | None = Non
         wanted.pop("lr_monitor", None)
     if not words["enable_progress_bar"]:
         wanted.pop("progress", None)
+    callbacks = [make(node) for node in wanted.values()]
+    if hardware.ranks(cfg) > 1:
+        own = {"config": hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()[:12]}
+        callbacks.append(Alike(**own, images=fingerprint(source)[:12], versions=str(resume.versions())))
     return make(words)(
-        callbacks=[make(node) for node in wanted.values()],
+        callbacks=callbacks,
         logger=[make(node) for node in loggers.values()] or False,
         plugins=[AtomicCheckpointIO()],
     )

@@ -55,6 +55,7 @@ class Facts:
     device: str  # cpu | gpu | mps
     bf16: bool  # whether the GPU computes in bf16
     probed: Probed | None
+    ranks: int = 1  # processes that train, each on batches of its own
     budget: Budget | None = None
     ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
     dense: bool = False  # whether the target is the class of each pixel

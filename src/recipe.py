@@ -113,6 +113,9 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         if facts.embeds and size < MEETING:
             size, why = min(MEETING, facts.images), "classes must meet in a batch to be told apart"
         size = math.gcd(size, effective) if effective else size  # which is then reached by adding up whole batches
+        if facts.ranks > 1:
+            why = f"{why}; {size} of them at once, by {facts.ranks} processes"
+            size = max(size // facts.ranks, 2)
         yield Decision("data.batch_size", size, why)
     if (
         facts.probed
@@ -125,7 +128,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
     if layered and whole:
         yield Decision("finetune", "llrd", "all layers learn, the first ones slowest")
-    updates = math.ceil(facts.images / (effective or size)) * (epochs or 1)
+    updates = math.ceil(facts.images / (effective or size * facts.ranks)) * (epochs or 1)
     settles = size >= 16 and updates >= SETTLES
     if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
         few = "a short run would only replace good statistics by those of a few distorted images"

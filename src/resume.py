@@ -90,6 +90,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     if home.config.is_file():
         saved = OmegaConf.load(home.config)
         assert isinstance(saved, DictConfig)
+        _refuse_older(cfg, saved, home)
         rows = _differences(cfg, saved, home)
         ends = [row for row in rows if row[0] in replan.WORDS]
         _refuse([row for row in rows if row not in ends], home)
@@ -170,6 +171,15 @@ def _differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> 
         asked, was = OmegaConf.select(cfg, key), OmegaConf.select(saved, key)
         rows += list(_leaves(key, _container(asked), _container(was)))
     return rows
+
+
+def _refuse_older(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+    if lacking := sorted(set(map(str, cfg)) - set(map(str, saved))):
+        raise ConfigError(
+            f"resume={home.path}: an older version of this template began the run; its config.yaml knows no "
+            f"{', '.join(lacking)}.\nGo on with that version (run.json names its commit), or start a new run from its "
+            f"weights with init_from={home.path}."
+        )
 
 
 def _refuse(rows: list[tuple[str, Any, Any]], home: folder.RunFolder) -> None:

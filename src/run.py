@@ -191,6 +191,7 @@ def facts(r: Run, where: str, probed: Probed | None) -> Facts:
         ordered=bool(network.layers),
         device=where,
         bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
+        ranks=hardware.ranks(r.cfg),
         probed=probed,
         dense=r.task.dense,
         embeds=r.task.embeds,

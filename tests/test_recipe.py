@@ -85,6 +85,14 @@ def test_fewer_images_are_seen_more_often_and_in_smaller_batches():
     assert [s["data.batch_size"] for s in said] == sorted(s["data.batch_size"] for s in said)
 
 
+def test_several_processes_share_a_batch_and_make_as_many_updates():
+    alone = decided(recipe.plan(facts(family="attention"), config(), []))
+    four = decided(recipe.plan(replace(facts(family="attention"), ranks=4), config(), []))
+    assert alone["data.batch_size"] == 4 * four["data.batch_size"]
+    changed = {key for key in alone if alone[key] != four[key]}
+    assert changed == {"data.batch_size"}
+
+
 @pytest.mark.parametrize("mirrored, flip", [(-0.01, 0.5), (0.02, 0.5), (-0.09, 0.0)])
 def test_images_are_mirrored_only_where_the_probe_still_knows_them(mirrored, flip):
     found = decided(recipe.plan(facts(probed=probed(mirrored=mirrored)), config(), frozenset()))

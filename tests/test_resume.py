@@ -196,6 +196,14 @@ def test_a_resume_that_would_change_the_run_is_refused(zygote, whole, word):
     assert "in the run" in zygote.screen and "a training step" not in zygote.screen
 
 
+def test_a_run_of_an_older_version_is_not_resumed(zygote, shapes, tmp_path):
+    assert zygote.run(*words(shapes, tmp_path), f"run_dir={tmp_path / 'run'}", "stages=[]") == 0, zygote.screen
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("\npenalty:", "\nno_longer_there:"))
+    assert zygote.run(f"resume={tmp_path / 'run'}") == 2
+    assert "older version" in zygote.screen and "knows no penalty" in zygote.screen and "init_from" in zygote.screen
+
+
 def test_a_resume_on_other_data_is_refused(zygote, shapes, tmp_path):
     import shutil
 

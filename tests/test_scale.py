@@ -1,10 +1,13 @@
-"""The batch script of SLURM, with stand-ins for its commands: it queues a run that was told to stop, and only that."""
+"""Many machines: what queues a preempted run again, and what is compared before the first step."""
 
 import os
 import subprocess
 
 import pytest
 
+from src import world
+from src.callbacks.alike import Alike
+from src.contracts import ConfigError
 from tests.conftest import ROOT
 
 
@@ -24,3 +27,12 @@ def test_the_batch_script_queues_what_was_preempted_again(tmp_path, code, queued
     assert said.endswith("python3 train.py trainer=slurm run_dir=logs/slurm/7 data=folder data.root=a b")
     again = tmp_path / "again.txt"
     assert (again.read_text().splitlines() if again.exists() else []) == queued
+
+
+def test_ranks_that_would_run_different_things_do_not_begin(monkeypatch):
+    mine, other = {"config": "a", "images": "b"}, {"config": "a", "images": "c"}
+    monkeypatch.setattr(world, "gather", lambda said: [said, mine, mine])
+    Alike(**mine).setup(None, None, "fit")
+    monkeypatch.setattr(world, "gather", lambda said: [said, mine, other])
+    with pytest.raises(ConfigError, match="images of rank 2 is c, of rank 0 b \\(1 of 3"):
+        Alike(**mine).setup(None, None, "fit")
