@@ -23,13 +23,16 @@ class Zygote:
     process: subprocess.Popen
     log: Path
 
-    def run(self, *argv: str, fault: dict | None = None, seed: int = 0) -> int:
-        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed)."""
+    def run(self, *argv: str, fault: dict | None = None, seed: int = 0, broken_report: bool = False) -> int:
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). A report that
+        cannot be drawn fails no run, but the test."""
         self.log.write_text("")
         job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log)}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        code = json.loads(self.process.stdout.readline())
+        assert broken_report or "index.html is left out" not in self.screen, self.screen
+        return code
 
     @property
     def screen(self) -> str:

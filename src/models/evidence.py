@@ -15,8 +15,8 @@ AT_ONCE = 4  # images: the attention of all heads and layers is kept, with its g
 
 
 def evidence(network: Any, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
-    """(B, C, H, W), an output for each -> (B, H, W) in 0..1, 1 where most speaks for it, rather than for the mean of
-    the outputs `against` (which may be none). None where the architecture does not show what it sees. The network is in eval mode.
+    """(B, C, H, W), an output of each -> (B, H, W) in 0..1, 1 where most speaks for it, rather than for the mean of the
+    outputs `against` (which may be none). None where the architecture does not show what it sees. The network is in eval mode.
 
     A head reads maps, pooled: the last one, or those of all stages. Gradient x map, summed over channels, is what each
     place adds to the output (HiResCAM, Draelos & Carin 2020, arXiv:2011.08891; of a linear head on mean-pooled maps it
@@ -67,12 +67,18 @@ def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice)
 
 
 def _followed(
-    parts: list[torch.Tensor], seen: list[torch.Tensor], slopes: Sequence[torch.Tensor | None], indices: list[int] | None
+    parts: list[torch.Tensor],
+    seen: list[torch.Tensor],
+    slopes: Sequence[torch.Tensor | None],
+    indices: list[int] | None,
 ) -> torch.Tensor:
     """(B, N): how much each token of the first layer brings to what is read: the tokens behind the last layer, then of
     each stage, at the layers `indices` (None: at all), its grid and the tokens before it."""
     adds = [part * (0 if slope is None else slope) for part, slope in zip(parts, slopes, strict=False)]
-    stages = [torch.cat([prefix.sum(2), grid.sum(1).flatten(1)], 1) for grid, prefix in zip(adds[1::2], adds[2::2], strict=True)]
+    stages = [
+        torch.cat([prefix.sum(2), grid.sum(1).flatten(1)], 1)
+        for grid, prefix in zip(adds[1::2], adds[2::2], strict=True)
+    ]
     at = dict(zip(range(len(seen)) if indices is None else indices, stages, strict=False))
     brings = adds[0].sum(2).float().clamp(min=0)
     for layer, (attention, slope) in reversed(list(enumerate(zip(seen, slopes[len(parts) :], strict=True)))):

@@ -19,7 +19,9 @@ def classes(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
         if answers.kind == "class" and answers.labelled and len(answers):
             counts = confusion(answers)
-            yield Section(named("What is taken for what", answers), [*_matrix(answers, counts), *_pairs(answers, counts)])
+            yield Section(
+                named("What is taken for what", answers), [*_matrix(answers, counts), *_pairs(answers, counts)]
+            )
             yield Section(named("Class by class", answers), [_each(answers, counts)])
 
 
@@ -41,8 +43,8 @@ def _matrix(answers: Answers, counts: np.ndarray) -> Iterator[Matrix | Raster]:
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     yield Raster(
         pictures.shades(share.tolist()),
-        f"{len(counts)} classes in their order, true ones from top to bottom, predicted ones from left to right; the darker, "
-        "the larger the part of a row. What is right is on the diagonal.",
+        f"{len(counts)} classes in their order, true ones from top to bottom, predicted ones from left to right; the "
+        "darker, the larger the part of a row. What is right is on the diagonal.",
     )
 
 

@@ -19,7 +19,9 @@ TIMES = 5
 def cost(facts: Facts) -> Iterator[Section]:
     stages = [[name, f"{seconds:.1f}"] for name, seconds in facts.state.get("seconds", {}).items()]
     blocks = [Table(["stage", "seconds"], [*stages, ["all", f"{sum(facts.state.get('seconds', {}).values()):.1f}"]])]
-    yield Section("What it cost", [*blocks, *([Table(["the model that is shipped", ""], _network(facts))] if facts.model else [])])
+    yield Section(
+        "What it cost", [*blocks, *([Table(["the model that is shipped", ""], _network(facts))] if facts.model else [])]
+    )
 
 
 def _network(facts: Facts) -> list[list[str]]:
@@ -34,14 +36,19 @@ def _network(facts: Facts) -> list[list[str]]:
     rows = [
         ["parameters", f"{sum(p.numel() for p in network.parameters()):,}"],
         ["multiply-adds of an image", f"{counter.get_total_flops() / 2e6:,.1f} million"],
-        ["input", f"{spec.channels} × {spec.size[0]} × {spec.size[1]}" + (", twice: mirrored, too" if network.mirror else "")],
+        [
+            "input",
+            f"{spec.channels} × {spec.size[0]} × {spec.size[1]}" + (", twice: mirrored, too" if network.mirror else ""),
+        ],
         ["one image", f"{1000 * alone:.1f} ms"],
         ["images a second, 32 at once", f"{32 / together:,.0f}"],
         ["where", f"{_device(network)}, {torch.get_num_threads()} thread(s), decoding not counted"],
     ]
     if spent and epochs:
         rows.append(["images a second in the fit", f"{images * epochs / spent:,.0f}, all counted"])
-    rows.append(["memory of the run at its peak", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB"])
+    rows.append(
+        ["memory of the run at its peak", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB"]
+    )
     if torch.cuda.is_available():
         rows.append(["memory of the GPU at its peak", f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GB"])
     return rows

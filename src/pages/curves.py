@@ -32,7 +32,9 @@ def _ends(rows: list[dict[str, str]]) -> set[str]:
     return {min(highest, key=highest.__getitem__), max(highest, key=highest.__getitem__)} if highest else set()
 
 
-def _curves(rows: list[dict[str, str]], name: str, columns: dict[str, str], chosen: float | None = None) -> Drawing | None:
+def _curves(
+    rows: list[dict[str, str]], name: str, columns: dict[str, str], chosen: float | None = None
+) -> Drawing | None:
     points = {c: [(int(r["step"]), float(r[c])) for r in rows if r.get(c) and r.get("step")] for c in columns}
     points = {c: some[:: max(1, len(some) // MOST)] for c, some in points.items() if len(some) > 1}
     if not points:
@@ -48,5 +50,7 @@ def _curves(rows: list[dict[str, str]], name: str, columns: dict[str, str], chos
     ends = {r["epoch"]: int(r["step"]) for r in rows if r.get(f"{name}") and r.get("epoch")}
     if chosen is not None and (place := ends.get(str(int(chosen)))) is not None:
         own.axvline(place, color=plots.FAINT, linestyle="--", linewidth=1)
-        own.annotate("chosen", (place, 0.02), xycoords=("data", "axes fraction"), color=plots.INK, fontsize=9, ha="right")
+        own.annotate(
+            "chosen", (place, 0.02), xycoords=("data", "axes fraction"), color=plots.INK, fontsize=9, ha="right"
+        )
     return Drawing(plots.svg(figure, f"curve {name}"))

@@ -18,7 +18,9 @@ def doubts(facts: Facts) -> Iterator[Section]:
 def duplicates(facts: Facts) -> Iterator[Section]:
     if rows := facts.table("near_duplicates.csv"):
         told = f"{len(rows):,} images of val and test are nearly images of an earlier split (near_duplicates.csv)."
-        yield Section("Nearly the same images", [Text(told), Gallery([_pair(facts, row) for row in rows[: SHOWN // 2]])])
+        yield Section(
+            "Nearly the same images", [Text(told), Gallery([_pair(facts, row) for row in rows[: SHOWN // 2]])]
+        )
     if rows := facts.table("leaks.csv"):
         yield Section("The same images in two splits", [Text(f"{len(rows):,} pairs of images are equal: leaks.csv.")])
 

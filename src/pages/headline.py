@@ -15,13 +15,17 @@ def headline(facts: Facts) -> Iterator[Section]:
     metrics, split = facts.metrics, "test" if f"test/{facts.headline}" in facts.metrics else "val"
     value = metrics.get(f"{split}/{facts.headline}")
     if value is None:
-        told = Text("Nothing was measured: the test images have no labels, or no stage has measured them yet.", loud=True)
+        told = Text(
+            "Nothing was measured: the test images have no labels, or no stage has measured them yet.", loud=True
+        )
         yield Section("How good is it?", [told])
         return
     low, high, blind = (metrics.get(f"{split}/{facts.headline}{more}") for more in ("/low", "/high", "/constant"))
     blocks = [] if facts.state.get("beaten", True) else [Text(BLIND, loud=True)]
     if split == "val":
-        blocks.append(Text("This is val, which chose the model: its numbers are optimistic. There are no labelled test images."))
+        blocks.append(
+            Text("This is val, which chose the model: its numbers are optimistic. There are no labelled test images.")
+        )
     images = int(metrics.get(f"{split}/images", 0))
     bounds = "" if low is None else f"{said(facts.headline, low)} – {said(facts.headline, high)}"
     rows = [[f"{split}/{facts.headline}", said(facts.headline, value), bounds, f"{images:,}"]]
@@ -30,7 +34,9 @@ def headline(facts: Facts) -> Iterator[Section]:
     blocks.append(Table(["", facts.headline, "95 % interval", "images"], rows))
     rest = list(_measured(facts))
     kept = [i for i in range(4) if any(row[i] for row in rest)]
-    blocks.append(Table([("metric", "test", "95 % interval", "val")[i] for i in kept], [[r[i] for i in kept] for r in rest]))
+    blocks.append(
+        Table([("metric", "test", "95 % interval", "val")[i] for i in kept], [[r[i] for i in kept] for r in rest])
+    )
     yield Section("How good is it?", blocks)
 
 

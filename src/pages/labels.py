@@ -30,7 +30,9 @@ def _each(facts: Facts, answers: Answers) -> Table:
         ap = average_precision_score(there[:, i], answers.p[:, i]) if n else None
         values = ap, hit / said if said else None, hit / n if n else None, 2 * hit / (said + n) if said + n else None
         threshold = [] if cut is None else [f"{cut[i]:.3f}"]
-        rows.append([name, *(None if v is None else f"{v:.3f}" for v in values), int(n), f"{n / len(there):.3f}", *threshold])
+        rows.append(
+            [name, *(None if v is None else f"{v:.3f}" for v in values), int(n), f"{n / len(there):.3f}", *threshold]
+        )
     head = ["label", "average precision", "precision", "recall", "F1", "images", "by chance"]
     return Table([*head, *([] if cut is None else ["threshold"])], rows, sortable=True)
 
@@ -46,7 +48,10 @@ def _worst(facts: Facts, answers: Answers, missed: bool) -> Gallery | Text:
     if not rows:
         return Text("None.")
     lines = [
-        [f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}", "true: " + (", ".join(sorted(answers.target[i])) or "–")]
+        [
+            f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}",
+            "true: " + (", ".join(sorted(answers.target[i])) or "–"),
+        ]
         for i in rows
     ]
     return Gallery(facts.cards(answers, rows, lines, None if missed else output[rows].tolist()))

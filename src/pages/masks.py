@@ -28,7 +28,9 @@ def masks(facts: Facts) -> Iterator[Section]:
 
 def _each(facts: Facts, classes: tuple[str, ...]) -> Table:
     rows = [[name, facts.metrics.get(f"test/iou/{name}"), facts.metrics.get(f"val/iou/{name}")] for name in classes]
-    return Table(["class", "IoU on test", "on val"], [[n, *("" if v is None else f"{v:.4f}" for v in vs)] for n, *vs in rows])
+    return Table(
+        ["class", "IoU on test", "on val"], [[n, *("" if v is None else f"{v:.4f}" for v in vs)] for n, *vs in rows]
+    )
 
 
 def _card(facts: Facts, index: int, path: str, iou: float) -> Card:
@@ -37,6 +39,10 @@ def _card(facts: Facts, index: int, path: str, iou: float) -> Card:
     network = facts.network
     with torch.inference_mode():
         found = network(image[None].to(network.mean.device)).argmax(1)[0].cpu()
-    shown = [pictures.picture(image), *([] if truth is None else [pictures.painted(image, truth)]), pictures.painted(image, found)]
+    shown = [
+        pictures.picture(image),
+        *([] if truth is None else [pictures.painted(image, truth)]),
+        pictures.painted(image, found),
+    ]
     what = "image, truth, answer" if truth is not None else "image, answer"
     return Card([pictures.uri(p) for p in shown], [what if iou != iou else f"{what}: IoU {iou:.3f}"], path=path)

@@ -50,5 +50,3 @@ def numeric(table: Table, column: int) -> bool:
 
 def plain(words: str) -> str:
     return re.sub(r"\W+", "-", words)
-
-

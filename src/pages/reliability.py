@@ -29,8 +29,8 @@ def reliability(facts: Facts) -> Iterator[Section]:
 
 
 HOW = (
-    "On the dashed line a probability is how often it is right. Below it the model is too sure, above it too timid; bars "
-    "are 95 % intervals (Wilson)."
+    "On the dashed line a probability is how often it is right. Below it the model is too sure, above it too timid; "
+    "bars are 95 % intervals (Wilson)."
 )
 
 
@@ -61,7 +61,9 @@ def _numbers(facts: Facts) -> list[list[str]]:
     return [[k, f"{metrics[k + end]:.4f}", f"{metrics[k]:.4f}"] for k in keys if metrics.get(k) is not None]
 
 
-def _diagram(answers: Answers, now: tuple[np.ndarray, np.ndarray], before: tuple[np.ndarray, np.ndarray] | None) -> Drawing:
+def _diagram(
+    answers: Answers, now: tuple[np.ndarray, np.ndarray], before: tuple[np.ndarray, np.ndarray] | None
+) -> Drawing:
     figure, own = plots.axes(5.2, 4.2)
     own.plot([0, 1], [0, 1], color=plots.FAINT, linestyle="--", linewidth=1)
     drawn = [("before calibration", before, plots.SECOND)] if before else []

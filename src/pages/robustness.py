@@ -17,7 +17,10 @@ def robustness(facts: Facts) -> Iterator[Section]:
     alone = [[name, _said(value)] for name, value in found.items() if not isinstance(value, Mapping)]
     columns = list(dict.fromkeys(column for values in each.values() for column in values))
     rows = [[name, *(_said(values.get(column, "")) for column in columns)] for name, values in each.items()]
-    blocks = [*([Table(["", *columns], rows, sortable=True)] if rows else []), *([Table(["", ""], alone)] if alone else [])]
+    blocks = [
+        *([Table(["", *columns], rows, sortable=True)] if rows else []),
+        *([Table(["", ""], alone)] if alone else []),
+    ]
     if blocks:
         yield Section("How it holds up", blocks)
 
