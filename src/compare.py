@@ -162,7 +162,7 @@ def show(told: Sequence[Section]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m src.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m src.compare", description=__doc__)
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="run folders, or folders of runs such as logs/NAME")
     parser.add_argument("--html", metavar="FILE", help="write the same as a page, too")
     words = parser.parse_args()

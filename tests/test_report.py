@@ -128,6 +128,7 @@ def hostile(zygote, tmp_path_factory):
     words = ["data=csv", f"data.root={root}", "data.table=table.csv", *SMALL, "recipe=off", "trainer.max_epochs=1"]
     words += [f"paths.cache={root / 'cache'}", "logger=[csv]", "data.batch_size=8", "data.flip=0"]
     assert zygote.run(*words, f"run_dir={root / 'run'}") == 0, zygote.screen
+    assert f"report    {root / 'run' / 'report' / 'index.html'}" in zygote.screen
     return root / "run"
 
 
