@@ -57,7 +57,7 @@ def test_a_folder_of_runs_is_a_table_of_what_differs(pair, capsys, monkeypatch, 
 @pytest.mark.slow
 def test_runs_that_differ_by_their_seed_alone_are_put_together(pair, tmp_path):
     first, second = runs([str(pair)])
-    alike = changed(pair, tmp_path, overrides=list(first.state["overrides"]))
+    alike = changed(pair, tmp_path, overrides=[*first.state["overrides"], "seed=1"])
     rows = list(compare._grouped(runs([str(pair / "first"), str(alike)])))
     middle = (first.value + second.value) / 2
     assert len(rows) == 1 and rows[0][1:3] == [2, "0, 1"] and rows[0][3] == f"{middle:.4f}"
