@@ -7,143 +7,23 @@ another seed are put together. The first one is compared with each other on the 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from src import folder, stats
 from src.contracts import ConfigError, DataError
 from src.factory import make
+from src.finished import Entry, runs
 from src.merge import STUDENT, logits, read
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.page import html
-
-OWN = ("seed", "run_dir", "resume", "name", "stages", "paths.", "logger.", "hydra.", "callbacks.progress")
-# of each run, so that it is no difference
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A finished run. `name` tells it from the others."""
-
-    name: str
-    path: Path
-    state: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    cfg: Mapping[str, Any]
-
-    @property
-    def headline(self) -> str:
-        return str(self.cfg["task"]["monitor"]).removeprefix("val/")
-
-    @property
-    def split(self) -> str:
-        return "test" if f"test/{self.headline}" in self.metrics else "val"
-
-    @property
-    def value(self) -> float:
-        return float(self.metrics[f"{self.split}/{self.headline}"])
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What was typed, but for what each run has of its own."""
-        return tuple(sorted(word for word in self.state.get("overrides", ()) if not word.lstrip("+").startswith(OWN)))
-
-    @cached_property
-    def keys(self) -> dict[str, str]:
-        """The config in one level; paths in the run folder are alike in all runs."""
-        here = str(self.cfg["run_dir"])
-        found = {key: str(value).replace(here, "RUN_DIR") for key, value in _flat(self.cfg)}
-        return {key: value for key, value in found.items() if not key.startswith(OWN)}
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        return json.loads((self.path / "model" / "model.json").read_text(encoding="utf-8"))
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def runs(asked: Sequence[str]) -> list[Entry]:
-    """The runs that are named, and the finished ones of the folders; of one task and the same classes."""
-    paths: list[Path] = []
-    for word in asked:
-        path = Path(word).absolute()
-        if (path / "run.json").is_file():
-            paths.append(path)
-            continue
-        below = sorted(file.parent for file in (*path.glob("*/run.json"), *path.glob("*/*/run.json")))
-        if not below:
-            what = "it holds no run" if path.is_dir() else "there is no such folder"
-            raise ConfigError(f"{word}: {what} (no run.json).\nName run folders, or the folder above them.")
-        for one in below:
-            if unfinished(one):
-                print(f"left out: {one} is not finished", file=sys.stderr)
-            else:
-                paths.append(one)
-    paths = list(dict.fromkeys(paths))
-    if len(paths) < 2:
-        raise ConfigError(f"{' '.join(asked)}: {len(paths)} finished run(s); to compare takes two. Name another one.")
-    entries = [_entry(path, name) for path, name in zip(paths, _names(paths), strict=True)]
-    for other in entries[1:]:
-        same_task(entries[0], other)
-    return entries
-
-
-def unfinished(path: Path) -> str:
-    """Why a run cannot be compared, or ''."""
-    state = folder.RunFolder(path).state()
-    if state.get("state") != "finished":
-        return f"it is {state.get('state', 'not begun')}; done: {', '.join(state.get('done', ())) or 'nothing'}"
-    missing = [name for name in ("config.yaml", "metrics.json") if not (path / name).is_file()]
-    return f"it has no {missing[0]}" if missing else ""
-
-
-def _entry(path: Path, name: str) -> Entry:
-    if why := unfinished(path):
-        raise ConfigError(f"{path} is not finished: {why}.\nFinish it first: python train.py resume={path}")
-    home = folder.RunFolder(path)
-    found = Entry(name, path, home.state(), home.metrics(), yaml.safe_load(home.config.read_text(encoding="utf-8")))
-    if found.metrics.get(f"{found.split}/{found.headline}") is None:
-        raise ConfigError(f"{path} has measured no {found.headline}: it planned only, or nothing has labels.")
-    return found
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """As few folders as tell them apart."""
-    for n in range(1, min(len(path.parts) for path in paths)):
-        names = ["/".join(path.parts[-n:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return list(map(str, paths))
-
-
-def same_task(first: Entry, other: Entry) -> None:
-    for what, of in (
-        ("task", lambda e: e.cfg["task"]["_target_"].rpartition(".")[2]),
-        ("task.monitor", lambda e: e.headline),
-        ("split that was measured", lambda e: e.split),
-    ):
-        if of(first) != of(other):
-            raise ConfigError(
-                f"{other.path} has another {what} than {first.path}: {of(other)} instead of {of(first)}.\n"
-                "Compare runs of one task and one metric."
-            )
 
 
 def paired(first: Entry, other: Entry) -> tuple[float, float, float] | None:
@@ -235,7 +115,7 @@ def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
             seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)
             middle = mean(values)
             yield [
-                " ".join(words) or "–",
+                " ".join(words) or "the default",
                 len(some),
                 seeds,
                 f"{middle:.4f}",
@@ -271,7 +151,9 @@ def show(told: Sequence[Section]) -> None:
         console.print(f"\n{section.title}", style="bold", markup=False, highlight=False)
         for block in section.blocks:
             if isinstance(block, Table):
-                drawn = Drawn(*map(Plain, block.head), box=None, pad_edge=False, header_style="dim")
+                drawn = Drawn(box=None, pad_edge=False, header_style="dim")
+                for name in block.head:
+                    drawn.add_column(Plain(name))
                 for row in block.rows:
                     drawn.add_row(*(Plain(f"{cell}") for cell in row))
                 console.print(drawn)
@@ -280,7 +162,7 @@ def show(told: Sequence[Section]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m src.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m src.compare", description=__doc__)
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="run folders, or folders of runs such as logs/NAME")
     parser.add_argument("--html", metavar="FILE", help="write the same as a page, too")
     words = parser.parse_args()

@@ -89,6 +89,8 @@ def last_screen(home: RunFolder) -> None:
     spent = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in state.get("seconds", {}).items())
     run, python = short(home.path), short(Path(sys.executable))
     print(f"run folder  {run}\nseconds     {spent}\n")
+    if (page := run / "report" / "index.html").is_file():
+        print(f"report    {page}")
     print(f"look      {python} -m tensorboard.main --logdir {run / 'tensorboard'}")
     if (home.path / "model").is_dir():
         print(f"predict   {python} -m src.predict {run} IMAGES")

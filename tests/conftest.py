@@ -30,9 +30,12 @@ class Zygote:
     process: subprocess.Popen
     log: Path
 
-    def run(self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1) -> int:
+    def run(
+        self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1, broken_report: bool = False
+    ) -> int:
         """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). ranks: in so
-        many, as Lightning's launcher would start them; the words must name the run_dir."""
+        many, as Lightning's launcher would start them; the words must name the run_dir. A report that cannot be drawn
+        fails no run, but the test."""
         self.log.write_text("")
         job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": []}
         if ranks > 1:
@@ -41,7 +44,9 @@ class Zygote:
             job["ranks"] = [{**common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(ranks)]
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        code = json.loads(self.process.stdout.readline())
+        assert broken_report or "index.html is left out" not in self.screen, self.screen
+        return code
 
     @property
     def screen(self) -> str:

@@ -15,9 +15,8 @@ AT_ONCE = 4  # images: the attention of all heads and layers is kept, with its g
 
 
 def evidence(network: Any, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
-    """(B, C, H, W), an output for each -> (B, H, W) in 0..1, 1 where most speaks for it, rather than for the mean of
-    the outputs `against` (which may be none). None where the architecture does not show what it sees. The network is in
-    eval mode.
+    """(B, C, H, W), an output of each -> (B, H, W) in 0..1, 1 where most speaks for it, rather than for the mean of the
+    outputs `against` (which may be none). None where the architecture does not show what it sees. In eval mode.
 
     A head reads maps, pooled: the last one, or those of all stages. Gradient x map, summed over channels, is what each
     place adds to the output (HiResCAM, Draelos & Carin 2020, arXiv:2011.08891; of a linear head on mean-pooled maps it

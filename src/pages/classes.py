@@ -43,8 +43,8 @@ def _matrix(answers: Answers, counts: np.ndarray) -> Iterator[Matrix | Raster]:
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     yield Raster(
         pictures.shades(share.tolist()),
-        f"{len(counts)} classes in their order, true ones from top to bottom, predicted ones from left to right; the darker, "
-        "the larger the part of a row. What is right is on the diagonal.",
+        f"{len(counts)} classes in their order, true ones from top to bottom, predicted ones from left to right; the "
+        "darker, the larger the part of a row. What is right is on the diagonal.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.pages.blocks import Section, Table, Text
+from src.pages.blocks import Block, Section, Table, Text
 from src.pages.facts import Facts
 
 ASIDE = ("/low", "/high", "/constant", "/uncalibrated")
@@ -21,13 +21,13 @@ def headline(facts: Facts) -> Iterator[Section]:
         yield Section("How good is it?", [told])
         return
     low, high, blind = (metrics.get(f"{split}/{facts.headline}{more}") for more in ("/low", "/high", "/constant"))
-    blocks = [] if facts.state.get("beaten", True) else [Text(BLIND, loud=True)]
+    blocks: list[Block] = [] if facts.state.get("beaten", True) else [Text(BLIND, loud=True)]
     if split == "val":
         blocks.append(
             Text("This is val, which chose the model: its numbers are optimistic. There are no labelled test images.")
         )
     images = int(metrics.get(f"{split}/images", 0))
-    bounds = "" if low is None else f"{said(facts.headline, low)} – {said(facts.headline, high)}"
+    bounds = "" if low is None or high is None else f"{said(facts.headline, low)} – {said(facts.headline, high)}"
     rows = [[f"{split}/{facts.headline}", said(facts.headline, value), bounds, f"{images:,}"]]
     if blind is not None:
         rows.append(["the best blind answer", said(facts.headline, blind), "", ""])

@@ -22,7 +22,7 @@ def masks(facts: Facts) -> Iterator[Section]:
         middle = max(len(order) // 2 - EACH // 2, 0)
         rows = list(dict.fromkeys([*order[:EACH], *order[middle : middle + EACH], *order[-EACH:]]))
         legend = [(pictures.colour(i), name) for i, name in enumerate(answers.classes) if i]
-        cards = [_card(facts, int(answers.index[i]), answers.paths[i], iou[i]) for i in rows]
+        cards = [_card(facts, int(answers.index[i]), answers.paths[i], float(iou[i])) for i in rows]
         yield Section("Masks: the worst, the middle, the best", [_each(facts, answers.classes), Gallery(cards, legend)])
 
 

@@ -25,11 +25,11 @@ def neighbours(facts: Facts) -> Iterator[Section]:
                 near = np.array([float(v or 0) for v in answers.more["similarity"]])
                 wrong = np.flatnonzero(np.array(answers.target) != np.array(answers.prediction))
                 worst = wrong[np.argsort(-near[wrong], kind="stable")][:QUERIES]
-                told = f"Of {len(wrong):,} of {len(answers):,} images the nearest one is of another class; the surest first."
+                told = f"{len(wrong):,} of {len(answers):,} images have one of another class nearest; the surest first."
                 yield Section("The worst mistakes", [Text(told), *(_row(facts, answers, z, int(i)) for i in worst)])
 
 
-HOW = "First the image that is asked for, then the nearest ones, with the cosine of their embeddings. ✓: of the same class."
+HOW = "First the image that is asked for, then the nearest ones, by the cosine of their embeddings. ✓: the same class."
 
 
 def _row(facts: Facts, answers: Answers, z: np.ndarray, i: int) -> Gallery:

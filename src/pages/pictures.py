@@ -32,8 +32,9 @@ def uri(image: Image.Image, lossless: bool | None = None) -> str:
 
 
 def heat(places: torch.Tensor) -> str:
-    """(h, w) in 0..1 -> red where it is 1, clear where it is 0; to be stretched over its image."""
-    v = np.asarray(Image.fromarray(places.numpy()).resize((28, 28), Image.Resampling.BILINEAR)).clip(0, 1)
+    """(h, w) in 0..1 -> red where it is 1, clear where it is no more than the mean; to be stretched over its image."""
+    v = np.asarray(Image.fromarray(places.numpy()).resize((28, 28), Image.Resampling.BILINEAR))
+    v = ((v - v.mean()) / max(v.max() - v.mean(), 1e-6)).clip(0, 1)
     pixels = np.stack([np.full_like(v, 255), 235 * (1 - v) ** 1.5, np.zeros_like(v), 170 * v**0.8], 2)
     return uri(Image.fromarray(pixels.round().astype(np.uint8), "RGBA"), lossless=True)
 

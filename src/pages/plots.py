@@ -39,7 +39,7 @@ def svg(figure: Any, says: str) -> str:
     import matplotlib
 
     out = io.StringIO()
-    words = {"svg.fonttype": "none", "svg.hashsalt": says, "text.parse_math": False}
+    words: Any = {"svg.fonttype": "none", "svg.hashsalt": says, "text.parse_math": False}
     with matplotlib.rc_context(words), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has its own fonts
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

@@ -29,8 +29,8 @@ def reliability(facts: Facts) -> Iterator[Section]:
 
 
 HOW = (
-    "On the dashed line a probability is how often it is right. Below it the model is too sure, above it too timid; bars "
-    "are 95 % intervals (Wilson)."
+    "On the dashed line a probability is how often it is right. Below it the model is too sure, above it too timid; "
+    "bars are 95 % intervals (Wilson)."
 )
 
 
