@@ -6,7 +6,7 @@ import shutil
 import textwrap
 
 from src.check import configs
-from src.check.rules import said
+from src.check.kinds import said
 
 COMMANDS = {
     "python train.py": "the embedded default: real images and weights, no network",

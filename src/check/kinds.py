@@ -76,3 +76,44 @@ NODE = Rule("a yaml node with a _target_", lambda v: isinstance(v, dict) and "_t
 BOOL = one_of(True, False)
 BATCHES = whole("1 <= x") | number("0 < x <= 1") | NULL
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+
+
+def of_type(default: Any) -> Rule:
+    if isinstance(default, bool):
+        return BOOL
+    if isinstance(default, int):
+        return Rule("a whole number", is_whole)
+    if isinstance(default, float):
+        return Rule("a number", real)
+    if isinstance(default, str):
+        return Rule("text (digits as text are quoted twice: 'key=\"7\"')", lambda v: isinstance(v, str))
+    if isinstance(default, list):
+        return _like(default)
+    return Rule("anything", lambda v: True)
+
+
+def _like(default: list[Any]) -> Rule:
+    if default and all(map(real, default)):
+        n = len(default)
+        return Rule(
+            f"a list of {n} numbers, as {said(default)}", lambda v: is_list(v) and len(v) == n and all(map(real, v))
+        )
+    return Rule(f"a list, as {said(default)}", is_list)
+
+
+def levels(value: Any) -> bool:
+    if not (is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
+        return False
+    return sorted(set(value)) == value
+
+
+def are(values: Any, each: Rule) -> bool:
+    return is_list(values) and values != [] and all(map(each.holds, values))
+
+
+def numbers(value: Any) -> bool:
+    return is_list(value) and value != [] and all(map(real, value))
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)

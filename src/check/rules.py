@@ -15,12 +15,16 @@ from src.check.kinds import (
     PRECISIONS,
     TEXT,
     Rule,
+    are,
+    is_list,
     is_whole,
+    levels,
     number,
+    numbers,
+    of_type,
     one_of,
     pair,
     real,
-    said,
     whole,
 )
 from src.factory import allowed
@@ -39,7 +43,7 @@ RULES: dict[str, Rule] = {
     "start": one_of("random", "probe"),
     "sweep": Rule(
         "a list of different factors on the learning rate, of which the first is 1",
-        lambda v: _is_list(v) and v[:1] == [1] and all(real(x) and x > 0 for x in v) and len(set(v)) == len(v),
+        lambda v: is_list(v) and v[:1] == [1] and all(real(x) and x > 0 for x in v) and len(set(v)) == len(v),
     ),
     "probe.head": one_of("lda", "ridge", "logistic", "whitened", None, note=" (which of them, depends on the task)"),
     "probe.strength": number("0 < x") | NULL,
@@ -66,12 +70,12 @@ RULES: dict[str, Rule] = {
     "data.split_seed": whole("0 <= x"),
     "data.fold": whole("0 <= x") | NULL,
     "data.folds": whole("2 <= x"),
-    "data.columns.target": TEXT | Rule("a list of columns", lambda v: _is_list(v) and v != []) | NULL,
+    "data.columns.target": TEXT | Rule("a list of columns", lambda v: is_list(v) and v != []) | NULL,
     **{
         f"data.{key}": TEXT | NULL
         for key in "group time suffix folder test_table test_folder columns.image shards.*".split()
     },
-    "data.classes": Rule("a list of names", lambda v: _is_list(v) and v != []) | NULL,
+    "data.classes": Rule("a list of names", lambda v: is_list(v) and v != []) | NULL,
     "data.count": whole("1 <= x"),
     "data.bad_images": one_of("error", "skip"),
     "data.resize": one_of("crop", "squash", "pad"),
@@ -84,7 +88,7 @@ RULES: dict[str, Rule] = {
     "model.weights": Rule("a file", TEXT.holds) | NULL,
     "model.candidates": Rule(
         "a list of timm's names, or a mapping from them to files of weights",
-        lambda v: (_is_list(v) and len(v) > 0) or (isinstance(v, dict) and len(v) > 0),
+        lambda v: (is_list(v) and len(v) > 0) or (isinstance(v, dict) and len(v) > 0),
     )
     | NULL,
     "model.image_size": whole("1 <= x") | NULL,
@@ -114,7 +118,7 @@ RULES: dict[str, Rule] = {
     "loss.scale": number("0 < x"),
     "loss.rate": number("0 < x"),
     "loss.temperature": number("0 < x"),
-    "loss.quantiles": Rule("rising levels between 0 and 1, with 0.5 inside, as [0.05,0.5,0.95]", lambda v: _levels(v)),
+    "loss.quantiles": Rule("rising levels between 0 and 1, with 0.5 inside, as [0.05,0.5,0.95]", lambda v: levels(v)),
     "loss.interval": number("0 < x < 1"),
     "loss.weight": number("0 <= x"),
     "loss.class_weights": one_of("none", "inverse", "effective", "auto"),
@@ -133,11 +137,11 @@ RULES: dict[str, Rule] = {
     "distill.temperature": number("0 < x") | NULL,
     "distill.teacher.*": TEXT,
     "robustness.images": whole("1 <= x"),
-    "robustness.kinds": Rule("a list of corruptions", lambda v: _is_list(v) and v != []) | NULL,
-    "robustness.severities": Rule("a list of 1 … 5", lambda v: _are(v, whole("1 <= x <= 5"))),
-    "robustness.pixels": Rule("a list of whole numbers, each 1 <= x", lambda v: _are(v, whole("1 <= x"))),
-    "robustness.degrees": Rule("a list of numbers, each 0 < x < 90", lambda v: _are(v, number("0 < x < 90"))),
-    "robustness.eps": Rule("a list of numbers or fractions, as [4/255]", lambda v: _are(v, number("0 < x") | FRACTION)),
+    "robustness.kinds": Rule("a list of corruptions", lambda v: is_list(v) and v != []) | NULL,
+    "robustness.severities": Rule("a list of 1 … 5", lambda v: are(v, whole("1 <= x <= 5"))),
+    "robustness.pixels": Rule("a list of whole numbers, each 1 <= x", lambda v: are(v, whole("1 <= x"))),
+    "robustness.degrees": Rule("a list of numbers, each 0 < x < 90", lambda v: are(v, number("0 < x < 90"))),
+    "robustness.eps": Rule("a list of numbers or fractions, as [4/255]", lambda v: are(v, number("0 < x") | FRACTION)),
     "robustness.norm": one_of("linf", "l2"),
     **{f"robustness.{key}": whole("1 <= x") for key in ("steps", "restarts", "iterations", "queries")},
     "adversary.eps": number("0 <= x") | FRACTION,
@@ -160,7 +164,7 @@ RULES: dict[str, Rule] = {
         lambda v: isinstance(v, dict) and v != {},
     ),
     "task.labels.heads": Rule("what task.heads says: set that", lambda v: False),
-    "task.labels.order": Rule("a list of levels, from low to high", lambda v: _is_list(v) and len(v) > 1) | NULL,
+    "task.labels.order": Rule("a list of levels, from low to high", lambda v: is_list(v) and len(v) > 1) | NULL,
     "optimizer.lr": number("0 < x"),
     "optimizer.weight_decay": number("0 <= x"),
     "optimizer.momentum": number("0 <= x < 1"),
@@ -174,7 +178,7 @@ RULES: dict[str, Rule] = {
     "scheduler.shape.factor": number("0 < x < 1"),
     "scheduler.shape.milestones": Rule(
         "rising parts of the run, each 0 < x < 1",
-        lambda v: _is_list(v) and all(real(x) and 0 < x < 1 for x in v) and v == sorted(set(v)),
+        lambda v: is_list(v) and all(real(x) and 0 < x < 1 for x in v) and v == sorted(set(v)),
     ),
     "augment.scale": pair("0 < x <= 1") | NULL,
     "augment.ratio": pair("0 < x"),
@@ -202,7 +206,7 @@ RULES: dict[str, Rule] = {
     "calibrate.decision": one_of("none", "f1", "precision", "cost"),
     "calibrate.precision": number("0 < x < 1"),
     "calibrate.cost": Rule(
-        "rows of numbers, as [[0,1],[10,0]]", lambda v: _is_list(v) and v != [] and all(map(_numbers, v))
+        "rows of numbers, as [[0,1],[10,0]]", lambda v: is_list(v) and v != [] and all(map(numbers, v))
     )
     | NULL,
     "callbacks.deadline.seconds": number("0 < x") | NULL,
@@ -221,7 +225,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule(
         "how many (2), which ([0,2]), or auto",
-        lambda v: v in ("auto", -1) or (is_whole(v) and v > 0) or (_is_list(v) and v != [] and all(map(is_whole, v))),
+        lambda v: v in ("auto", -1) or (is_whole(v) and v > 0) or (is_list(v) and v != [] and all(map(is_whole, v))),
     ),
     "trainer.num_nodes": whole("1 <= x"),
     "trainer.strategy": TEXT | NODE,
@@ -265,45 +269,4 @@ def rule(key: str, default: Any) -> Rule:
     for pattern, found in RULES.items():
         if fnmatchcase(key, pattern):
             return found
-    return _of_type(default)
-
-
-def _of_type(default: Any) -> Rule:
-    if isinstance(default, bool):
-        return BOOL
-    if isinstance(default, int):
-        return Rule("a whole number", is_whole)
-    if isinstance(default, float):
-        return Rule("a number", real)
-    if isinstance(default, str):
-        return Rule("text (digits as text are quoted twice: 'key=\"7\"')", lambda v: isinstance(v, str))
-    if isinstance(default, list):
-        return _like(default)
-    return Rule("anything", lambda v: True)
-
-
-def _like(default: list[Any]) -> Rule:
-    if default and all(map(real, default)):
-        n = len(default)
-        return Rule(
-            f"a list of {n} numbers, as {said(default)}", lambda v: _is_list(v) and len(v) == n and all(map(real, v))
-        )
-    return Rule(f"a list, as {said(default)}", _is_list)
-
-
-def _levels(value: Any) -> bool:
-    if not (_is_list(value) and all(real(x) and 0 < x < 1 for x in value) and 0.5 in value[1:-1]):
-        return False
-    return sorted(set(value)) == value
-
-
-def _are(values: Any, each: Rule) -> bool:
-    return _is_list(values) and values != [] and all(map(each.holds, values))
-
-
-def _numbers(value: Any) -> bool:
-    return _is_list(value) and value != [] and all(map(real, value))
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+    return of_type(default)

@@ -39,7 +39,8 @@ def _both(network: Any, image: torch.Tensor, output: torch.Tensor, against: slic
 
 
 def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice) -> torch.Tensor:
-    net, x = network.backbone, network._normalised(image)
+    net, x, options = network.backbone, network._normalised(image), reading(network.backbone)
+    assert options is not None
 
     def score(last: torch.Tensor, between: list[Any]) -> torch.Tensor:
         first, pooled = read(net, last, between)
@@ -50,12 +51,12 @@ def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice)
 
     prefix = getattr(net, "num_prefix_tokens", 0)
     with torch.enable_grad(), _attention(net) as seen:
-        last, between = net.forward_intermediates(x.requires_grad_(), **reading(net))
+        last, between = net.forward_intermediates(x.requires_grad_(), **options)
         grid = (between[-1][0] if isinstance(between[-1], tuple) else between[-1]).shape[-2:]
         if prefix and seen and all(a.shape[-1] == last.shape[1] for a in seen):
             direct = [part for stage in between for part in stage] if network.stages else []
             slopes = torch.autograd.grad(score(last, between), [last, *direct, *seen], allow_unused=True)
-            found = _followed([last, *direct], seen, slopes, reading(net).get("indices"))
+            found = _followed([last, *direct], seen, slopes, options.get("indices"))
             return interpolate(found[:, prefix:].unflatten(1, grid)[:, None], image.shape[-2:], mode="bilinear")[:, 0]
         last = last.detach().requires_grad_()
         between = [_leaf(stage) for stage in between]
