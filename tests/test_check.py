@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from src.check import configs, help, mistakes, nearest, rules
+from src.check import configs, help, kinds, mistakes, nearest, rules
 from src.factory import ALLOWED
 from tests.conftest import ROOT
 
@@ -205,7 +205,7 @@ def test_every_option_passes_and_is_composed_as_hydra_composes_it(group, option)
 def test_presets_are_layered_as_hydra_layers_them():
     for chosen in ({"experiment": "pretrain_glyphs", "debug": "overfit"}, {"debug": "overfit", "augment": "light"},
                    {"callbacks": ["best", "early_stopping"], "logger": []}):  # fmt: skip
-        assert ours(chosen) == hydras([f"{group}={rules.said(option)}" for group, option in chosen.items()])
+        assert ours(chosen) == hydras([f"{group}={kinds.said(option)}" for group, option in chosen.items()])
 
 
 def test_of_two_presets_the_later_one_chooses_the_group(tmp_path, monkeypatch):
