@@ -69,7 +69,7 @@ def quantised(where: Path, way: str, calibration: torch.Tensor) -> Callable[[tor
 
     given, ready, out = where / "model.onnx", where / ".ready.onnx", where / "model.int8.onnx"
     quantization.quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
-    common = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": _head(ready)}
+    common: dict[str, Any] = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": _head(ready)}
     if (
         way == "dynamic"
     ):  # convolutions stay: onnxruntime has no fast kernel for those whose input is quantised on the way
