@@ -33,6 +33,15 @@ def check() -> None:
             ) from error
 
 
+def suits(backbone: torch.nn.Module, way: str) -> None:
+    """Raises ConfigError where there is nothing to be quantised so."""
+    if way == "dynamic" and not any(isinstance(module, torch.nn.Linear) for module in backbone.modules()):
+        raise ConfigError(
+            "--int8 dynamic: it is for linear layers, and beside its head this network has convolutions only.\n"
+            "Set --int8 static, which is calibrated on training images."
+        )
+
+
 def write(graph: Graph, where: Path, facts: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """model.onnx; -> what runs it."""
     import onnx
