@@ -41,6 +41,8 @@ def export(
         onnx.check()
     predictor = Predictor.load(run_dir, device="cpu")
     facts, (network, _) = predictor.facts, load_model(place(run_dir))
+    if int8:
+        onnx.suits(network.backbone, int8)
     head, lacks = timm.held(network, nearest, preprocess) if kind == "timm" else (None, [])
     graph = Graph(network, predictor.task.target, preprocess)
     where = Path(out) if out else Path(run_dir) / "export" / kind
@@ -55,7 +57,7 @@ def export(
         run = {"onnx": onnx, "torch_export": torch_export}[kind].write(graph, where, facts)
         describe(where, facts, graph.described())
     given = graph.fed(val.views)
-    wanted = answers(graph, given)
+    wanted = answers(lambda views: graph.answered(predictor.network(views).float()), val.views)
     runs: dict[str, Callable] = {"fp32": run}
     if int8:
         runs["int8"] = onnx.quantised(where, int8, graph.fed(pictures(run_dir, predictor, "train", 128).views))

@@ -68,9 +68,8 @@ class Predictor:
         return tuple(self.facts["classes"])
 
     def __call__(self, what: Item | Sequence[Item]) -> Row | list[Row]:
-        """A row for one image; a list of them for a list or tuple. Raises DataError that names an image that cannot be
-        read."""
-        if not isinstance(what, list | tuple):
+        """A row for one image; a list of them for a list or tuple. Raises DataError that names what cannot be read."""
+        if isinstance(what, Image.Image | np.ndarray | str | Path) or not isinstance(what, Sequence):
             return self.answer([self.see(what)])[0]
         rows: list[Row] = []
         for start in range(0, len(what), self.batch_size):

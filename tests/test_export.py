@@ -103,13 +103,15 @@ def test_timm_says_what_it_cannot_hold_and_the_nearest_is_measured(run, tmp_path
     [
         (["--format", "onnx"], "pip install onnx onnxscript onnxruntime"),
         (["--format", "timm", "--int8", "static"], "only --format onnx"),
+        (["--format", "onnx", "--int8", "dynamic"], "convolutions only"),
         (["--format", "onnx", "--nearest"], "only --format timm"),
         (["--format", "timm", "--preprocess"], "takes normalised images"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_with_a_way_out(tmp_path, monkeypatch, capsys, words, said):
     model(tmp_path / "model")
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    if "install" in said:
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setattr(door.warnings, "showwarning", None)
     monkeypatch.setattr(sys, "argv", ["export", str(tmp_path), *words])
     assert door.main() == 2
@@ -120,3 +122,13 @@ def test_an_export_that_differs_is_told_and_fails(tmp_path, capsys):
     said = {"of": "16 images of val", "left_out": [], "fp32": {"largest_difference": 0.1, "largest_output": 5.0}}
     assert door.shown(said, "x") == 1 and "Do not use it" in capsys.readouterr().err
     assert door.shown(said | {"fp32": {"largest_difference": 1e-6, "largest_output": 5.0}}, "x") == 0
+
+
+def test_a_saved_config_that_names_foreign_functions_runs_none_of_them(tmp_path, monkeypatch):
+    model(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    for source in ("{_target_: os.system, command: touch ran}", "!!python/object/apply:os.system ['touch ran']"):
+        (tmp_path / "config.yaml").write_text(f"data: {{source: {source}}}")
+        said = door.pictures(str(tmp_path), Predictor.load(tmp_path, device="cpu"), "val", 8).said
+        assert said.startswith("32 drawn images") and ("os.system" in said or "constructor" in said)
+        assert not (tmp_path / "ran").exists()

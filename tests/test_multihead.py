@@ -130,7 +130,7 @@ def test_predict_says_of_every_head_what_the_test_said(ran, tmp_path):
     for row in rows(ran / "predictions.csv"):
         for key in (k for k in row if k.startswith(("prediction/", "prob/", "expected/"))):
             told = again[row["path"]][key]
-            same = told == row[key] or float(told) == pytest.approx(float(row[key]), rel=1e-3, abs=1e-3)
+            same = told == row[key] or float(told) == pytest.approx(float(row[key]), rel=1e-5, abs=1e-5)
             assert same, key
 
 

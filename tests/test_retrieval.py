@@ -109,7 +109,7 @@ def test_predict_gives_the_embeddings_of_the_test(ran, root, tmp_path, capsys):
     z, said = np.load(tmp_path / "found.npy"), rows(tmp_path / "found.csv")
     assert [Path(row["path"]).name for row in said] == sorted(names[:20])
     order = [names.index(Path(row["path"]).name) for row in said]
-    np.testing.assert_allclose(z, np.load(ran / "embeddings.npy")[order], atol=1e-3)
+    np.testing.assert_allclose(z, np.load(ran / "embeddings.npy")[order], atol=1e-5)
     assert all(row["nearest"] != row["path"] and row["nearest"].startswith(str(some)) for row in said)
     assert predict(str(ran), str(some / names[0]), str(tmp_path / "one.csv")) == 0
     assert rows(tmp_path / "one.csv")[0]["nearest"] == ""

@@ -52,7 +52,14 @@ class Graph(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits = self.network(image).float()
+        if self.network.mirror and not self.network.dense:  # one pass, so that the file holds each layer once
+            both = self.network._logits(torch.cat([image, image.flip(3)]))
+            logits = both.unflatten(0, (2, -1)).mean(0).float()
+        else:
+            logits = self.network(image).float()
+        return self.answered(logits)
+
+    def answered(self, logits: torch.Tensor) -> torch.Tensor:
         return ANSWERS[self.target](logits) if self.preprocess else logits
 
     def fed(self, views: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,15 @@ def check() -> None:
             ) from error
 
 
+def suits(backbone: torch.nn.Module, way: str) -> None:
+    """Raises ConfigError where there is nothing to be quantised so."""
+    if way == "dynamic" and not any(isinstance(module, torch.nn.Linear) for module in backbone.modules()):
+        raise ConfigError(
+            "--int8 dynamic: it is for linear layers, and beside its head this network has convolutions only.\n"
+            "Set --int8 static, which is calibrated on training images."
+        )
+
+
 def write(graph: Graph, where: Path, facts: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """model.onnx; -> what runs it."""
     import onnx
@@ -69,7 +78,7 @@ def quantised(where: Path, way: str, calibration: torch.Tensor) -> Callable[[tor
 
     given, ready, out = where / "model.onnx", where / ".ready.onnx", where / "model.int8.onnx"
     quantization.quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
-    common = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": _head(ready)}
+    common: dict[str, Any] = {"op_types_to_quantize": QUANTISED, "nodes_to_exclude": _head(ready)}
     if (
         way == "dynamic"
     ):  # convolutions stay: onnxruntime has no fast kernel for those whose input is quantised on the way

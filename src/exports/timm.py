@@ -19,9 +19,9 @@ RIDGE = 1e-3  # of the mean variance of the features: only against what is nearl
 def write(graph: Graph, where: Path, facts: Mapping[str, Any], head: Affine) -> Callable[[torch.Tensor], torch.Tensor]:
     """-> the network that timm builds from the folder."""
     network, plain, spec = graph.network, facts["timm"], facts["input"]
-    net = timm.create_model(plain["architecture"], **{**plain["options"], "num_classes": network.outputs})
+    net: Any = timm.create_model(plain["architecture"], **{**plain["options"], "num_classes": network.outputs})
     found = net.load_state_dict(network.backbone.state_dict(), strict=False)
-    layer = net.get_classifier()
+    layer: Any = net.get_classifier()
     own = {name for name, module in net.named_modules() if module is layer}
     if found.unexpected_keys or {key.rpartition(".")[0] for key in found.missing_keys} != own:
         raise _refused(f"{plain['architecture']} is not the same with a classifier as without one", False)

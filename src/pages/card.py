@@ -124,8 +124,8 @@ def _numbers(run: Run) -> list[str]:
         (blind,) = _shown([found.get(f"test/{name}/constant")])
         lines.append(f"| {plain(name)} | {' | '.join(values)} | {between} | {blind} |")
     if not any(k.startswith("test/") for k in found):
-        lines += ["", "There was no test split with labels. Val chose the model, so that its numbers are optimistic."]
-    return lines
+        lines += ["", "There was no test split with labels."]
+    return [*lines, "", "Val chose the model, so that its numbers are optimistic."]
 
 
 def _shown(values: Iterable[float | None]) -> list[str]:
