@@ -44,7 +44,7 @@ def export(
     if int8:
         onnx.suits(network.backbone, int8)
     head, lacks = timm.held(network, nearest, preprocess) if kind == "timm" else (None, [])
-    graph = Graph(network, predictor.task.target, preprocess)
+    graph = Graph(network, predictor.task.target, preprocess, predictor.saved.get("scaling"))
     where = Path(out) if out else Path(run_dir) / "export" / kind
     where.mkdir(parents=True, exist_ok=True)
     for stale in ("parity.json", "model.int8.onnx"):

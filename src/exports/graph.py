@@ -34,10 +34,11 @@ class Pictures:
 
 
 class Graph(nn.Module):
-    """image -> answer. With `preprocess` uint8 (B, C, H, W) of 0 to 255 -> probabilities (numbers, embeddings of length
-    1); without it float32 as normalised by mean and std -> logits; `network` becomes its own, and is changed."""
+    """image -> answer. With `preprocess` uint8 (B, C, H, W) of 0 to 255 -> calibrated probabilities (numbers,
+    embeddings of length 1); without it float32 as normalised by mean and std -> logits; `network` becomes its own, and
+    is changed. scaling: what model.json says of it under `calibration`."""
 
-    def __init__(self, network: Any, target: str, preprocess: bool):
+    def __init__(self, network: Any, target: str, preprocess: bool, scaling: Mapping[str, Any] | None = None):
         super().__init__()
         if preprocess and target not in ANSWERS:
             raise ConfigError(
@@ -45,6 +46,7 @@ class Graph(nn.Module):
                 "Leave --preprocess out, and read the logits as model.json says."
             )
         self.network, self.preprocess, self.target = network, preprocess, target
+        self.factor, self.shift = (torch.tensor((scaling or {}).get(k, v)) for k, v in (("factor", 1.0), ("shift", 0.0)))
         self.mean, self.std = network.mean.clone(), network.std.clone()
         if not preprocess:  # the images come normalised
             self.network.mean.zero_()
@@ -53,14 +55,14 @@ class Graph(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if self.network.mirror and not self.network.dense:  # one pass, so that the file holds each layer once
-            both = self.network._logits(torch.cat([image, image.flip(3)]))
+            both, _ = self.network._both(torch.cat([image, image.flip(3)]))
             logits = both.unflatten(0, (2, -1)).mean(0).float()
         else:
             logits = self.network(image).float()
         return self.answered(logits)
 
     def answered(self, logits: torch.Tensor) -> torch.Tensor:
-        return ANSWERS[self.target](logits) if self.preprocess else logits
+        return ANSWERS[self.target](logits * self.factor + self.shift) if self.preprocess else logits
 
     def fed(self, views: torch.Tensor) -> torch.Tensor:
         """uint8 views as this graph takes them."""
