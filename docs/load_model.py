@@ -29,8 +29,8 @@ if facts["stages"]:  # the head reads the last features, then of each stage its 
     for grid, *tokens in (stage if isinstance(stage, tuple) else (stage,) for stage in stages):
         seen += [t[:, 0] for t in tokens] + [grid.flatten(2).mean(2), grid.flatten(2).std(2, correction=0)]
 x = (torch.cat(seen, 1) if facts["stages"] else net(x)) @ weights["head.weight"].T + weights["head.bias"]
-x = x.mean(0) * torch.tensor((facts["unit"] or [0, 1])[1]) + torch.tensor((facts["unit"] or [0, 1])[0])
-scaling = (facts.get("calibration") or {}).get("scaling") or {"factor": 1.0, "shift": 0.0}
-x = x * torch.tensor(scaling["factor"]) + torch.tensor(scaling["shift"])
-said = {"class": x.softmax(0), "labels": x.sigmoid()}.get(facts["target"], x).tolist()
-print(json.dumps(dict(zip(facts["classes"], said, strict=True))))
+fitted = (facts.get("calibration") or {}).get("scaling") or {"shift": 0.0, "factor": 1.0}
+shift, factor = map(torch.tensor, facts["unit"] or (fitted["shift"], fitted["factor"]))
+x = x.mean(0) * factor + shift
+said = {"class": x.softmax(0), "labels": x.sigmoid()}.get(facts["target"], x)
+print(json.dumps(dict(zip(facts["classes"], said.tolist(), strict=True))))

@@ -46,7 +46,8 @@ class Graph(nn.Module):
                 "Leave --preprocess out, and read the logits as model.json says."
             )
         self.network, self.preprocess, self.target = network, preprocess, target
-        self.factor, self.shift = (torch.tensor((scaling or {}).get(k, v)) for k, v in (("factor", 1.0), ("shift", 0.0)))
+        scaling = scaling or {"factor": 1.0, "shift": 0.0}
+        self.factor, self.shift = torch.tensor(scaling["factor"]), torch.tensor(scaling["shift"])
         self.mean, self.std = network.mean.clone(), network.std.clone()
         if not preprocess:  # the images come normalised
             self.network.mean.zero_()
