@@ -7,21 +7,19 @@ another seed are put together. The first one is compared with each other on the 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 
-from src import folder, stats
+from src import few, folder, stats
 from src.contracts import ConfigError, DataError
 from src.factory import make
 from src.finished import Entry, runs
-from src.merge import STUDENT, logits, read
+from src.merge import logits, read
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.page import html
 
@@ -111,9 +109,8 @@ def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
     for words, some in groups.items():
         if len(some) > 1:
             values = [entry.value for entry in some]
-            half = STUDENT[min(len(values) - 2, 8)] * stdev(values) / math.sqrt(len(values))
+            middle, half = few.interval(values)
             seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)
-            middle = mean(values)
             yield [
                 " ".join(words) or "the default",
                 len(some),

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src import few, folder, jobs, signals
+from src import few, folder, signals
 from src.check import mistakes, own
 from src.check.kinds import NULL, TEXT, Rule, is_whole, whole
 from src.contracts import ConfigError
+from src.search import jobs
 
 OPTIONS = {
     "seeds": whole("1 <= x")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from src import few, jobs, repeat
+from src import few, repeat
 from src.contracts import ConfigError
-from src.search import space
+from src.search import jobs, space
 from src.search.__main__ import Asked, main
 from tests.conftest import ROOT
 from tests.conftest import words as words_of

@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src import jobs, signals
+from src import signals
 from src.check import own
 from src.check.kinds import NULL, Rule, one_of, said, whole
 from src.check.rules import RULES
 from src.contracts import ConfigError, DataError
-from src.search import space
+from src.search import jobs, space
 
 OPTIONS: dict[str, Rule] = {
     "trials": whole("1 <= x"),

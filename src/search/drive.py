@@ -13,10 +13,10 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from src import folder, jobs, repeat
+from src import folder, repeat
 from src.check import own
 from src.contracts import ConfigError, DataError
-from src.search import report
+from src.search import jobs, report
 from src.search.study import Failed, Study
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -50,7 +50,7 @@ def deadline(asked: Any) -> float:
 
 def heads(asked: Any, study: Study, command: Sequence[str]) -> None:
     """Trials in this process, where only the head differs. torch is imported here."""
-    from src.cached_heads import scorer
+    from src.search.cached_heads import scorer
 
     end, score = deadline(asked), scorer([*asked.words, *asked.always], folder.RunFolder(asked.home / "features"))
     while time.monotonic() < end and (trial := study.ask()) is not None:
