@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, default=Path("logs/techniques/techniques.jsonl"))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default="", help="techniques that contain this")
+    parser.add_argument("--only", default="", help="names, or parts of them, by commas")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     asked = parser.parse_args()
@@ -199,11 +199,11 @@ def main() -> None:
         print(summary(rows))
         return
     there = {(row["name"], row["set"], row["seed"]) for row in rows}
-    names = [name for name in TECHNIQUES if asked.only in name]
+    names = [name for name in TECHNIQUES if any(part in name for part in asked.only.split(","))]
     keys = [(n, s, seed) for seed in map(int, asked.seeds.split(",")) for n in names for s in SETS]
     keys = [key for key in keys if key not in there]
     jobs = [
-        (name, words(asked, name, data, seed), str(folder / "runs" / f"{names.index(name)}-{data}-{seed}"))
+        (name, words(asked, name, data, seed), str(folder / "runs" / f"{list(TECHNIQUES).index(name)}-{data}-{seed}"))
         for name, data, seed in keys
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
