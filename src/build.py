@@ -87,6 +87,7 @@ def equipped(
         fork=lambda name, **more: fork(r, said, name, **more),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
         load=lambda: load_model(home.path / "model")[0],
+        model=home.path / "model",
         decisions=decisions,
         leader=world.rank() == 0,
     )

@@ -254,4 +254,5 @@ class Run:
     save: Callable[[Any, Mapping[str, Any]], str]  # (Network, facts) -> model/ is written; the sha256 of the weights
     load: Callable[[], Any]  # () -> the Network, rebuilt from model/ alone
     decisions: Any  # the room src.decisions: what is fitted on val after the choice, and said of each image
+    model: Path  # the folder of the model that is shipped, and tested
     leader: bool  # this rank writes

@@ -190,7 +190,7 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     source = replace(alone, splits={**known, "test": alone.splits["train"]})
     task = task_of(cfg, source)
     r = equipped(cfg, home, source, audit(alone, 0), task, network.spec, facts, run / "checkpoints")
-    return replace(r, load=lambda: load_model(run / "model")[0])
+    return replace(r, load=lambda: load_model(run / "model")[0], model=run / "model")
 
 
 def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:

@@ -170,11 +170,6 @@ class Loaders(LightningDataModule):
             raise ConfigError(
                 f"data.per_class={per_class}: these images have not one class each. Set data.per_class=1."
             )
-        if sampler == "group" and not source.splits["train"].groups:
-            raise ConfigError(
-                "data.sampler=group: no group of these images is known.\n"
-                "Set data.group to the column that says it (data=csv), or data.sampler=balanced."
-            )
         self.predicted: tuple[str, Sequence[int] | None] = "test", None  # what Trainer.predict sees: see `loader`
         self.done = {"epoch": 0, "batch": 0}
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from src import rng
+from src.contracts import ConfigError
 
 POWER = {"balanced": 0.0, "sqrt": 0.5, "group": 0.0}  # of a cell's images, to which its share of an epoch is
 # proportional; the cells are classes, or each group within each class
@@ -17,6 +18,11 @@ def cells(targets: Sequence[int], groups: Sequence[int], sampler: str) -> np.nda
     """(N,) which cell each image is in, by its number among them; those of a class follow each other."""
     if sampler != "group":
         return np.unique(targets, return_inverse=True)[1]
+    if not groups:
+        raise ConfigError(
+            "data.sampler=group: no group of these images is known.\n"
+            "Set data.group to the column that says it (data=csv), or data.sampler=balanced."
+        )
     return np.unique(np.stack([targets, groups], 1), axis=0, return_inverse=True)[1].reshape(-1)
 
 

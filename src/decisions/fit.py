@@ -60,7 +60,10 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
     crossed = logits
     if kind == "numbers":
         if words["sets"] != "none" and enough and task.spread is None:
-            plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
+            if logits.shape == held.target.shape:
+                plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
+            else:
+                notes.append("no intervals: what the network puts out is not the numbers themselves")
     else:
         plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed)
         p = crossed.softmax(1)  # out of fold, so that what follows is fitted on images like new ones

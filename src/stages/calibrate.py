@@ -32,7 +32,7 @@ def calibrate(run: Run) -> None:
         images = make.Images(**held, features=features)
     if run.leader:
         plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"])
-        file = run.home.path / "model" / "model.json"
+        file = run.model / "model.json"
         facts = json.loads(file.read_text(encoding="utf-8"))
         if "scaling" in plain:
             if run.task.tune:  # a threshold is of the probabilities that are shipped
@@ -53,16 +53,15 @@ def known(run: Run, network: Any) -> Any:
 
 def carried(run: Run, network: Any) -> dict[str, Any] | None:
     """What was fitted, for the network fitted again, on train and val (`run`)."""
-    where = run.home.path / "model"
-    saved = json.loads((where / "model.json").read_text(encoding="utf-8")).get("calibration")
+    saved = json.loads((run.model / "model.json").read_text(encoding="utf-8")).get("calibration")
     if not saved or not run.decisions.needs_features(saved):
         return saved
     train = known(run, network)
-    return run.decisions.save(where, *run.decisions.carried(saved, run.task, train)) if run.leader else saved
+    return run.decisions.save(run.model, *run.decisions.carried(saved, run.task, train)) if run.leader else saved
 
 
 def _held_out(run: Run) -> dict[str, torch.Tensor]:
-    if run.task.target not in run.decisions.KINDS:
+    if run.task.target not in run.decisions.KINDS or run.cfg["trainer"]["limit_val_batches"] == 0:
         return {}
     file = run.home.path / HELD_OUT
     if not file.is_file():
@@ -74,6 +73,8 @@ def _held_out(run: Run) -> dict[str, torch.Tensor]:
 
 
 def _why_not(run: Run, held: dict[str, torch.Tensor]) -> str:
+    if run.cfg["trainer"]["limit_val_batches"] == 0:
+        return "trainer.limit_val_batches=0 holds nothing out"
     if not held:
         return f"nothing of it is known for targets that are {run.task.target}"
     few = run.decisions.FEW

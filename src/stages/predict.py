@@ -76,8 +76,7 @@ def _beside(run: Run, split: str, index: torch.Tensor, row: dict[str, Any]) -> d
 
 def calibration(run: Run) -> dict[str, Any]:
     """What was fitted for the model in model/; {} where nothing was."""
-    where = run.home.path / "model"
-    return run.decisions.load(where, json.loads((where / "model.json").read_text(encoding="utf-8")))
+    return run.decisions.load(run.model, json.loads((run.model / "model.json").read_text(encoding="utf-8")))
 
 
 def tuned(run: Run) -> dict[str, Any]:
