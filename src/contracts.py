@@ -227,7 +227,8 @@ class Exam:
     index: torch.Tensor  # (N,) in the split: by which chance is keyed
     seed: int
     task: Task
-    network: Any  # in eval mode, on its device, without gradients of weights
+    network: Callable[[torch.Tensor], torch.Tensor]  # images on `device` -> what is shipped says of them; it has slopes
+    device: str
     batch_size: int
     logits: Callable[[torch.Tensor], torch.Tensor]  # images -> what the network says of them
     error: Callable[[torch.Tensor], float]  # logits -> 1 - the monitored metric; the metric, where less is better

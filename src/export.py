@@ -63,10 +63,10 @@ def export(
         runs["int8"] = onnx.quantised(where, int8, graph.fed(pictures(run_dir, predictor, "train", 128).views))
     said: dict[str, Any] = {"format": kind, "preprocess": preprocess, "images": len(given), "of": val.said}
     said |= {"left_out": lacks, "int8": int8}
-    said["pytorch"] = scored(predictor, wanted, val)
+    said["pytorch"] = scored(predictor, wanted, val, preprocess)
     for name, one in runs.items():
         found = answers(one, given)
-        said[name] = compared(found, wanted) | scored(predictor, found, val)
+        said[name] = compared(found, wanted) | scored(predictor, found, val, preprocess)
     if kind == "onnx":
         files = {name: where / f"model{'.int8' * (name == 'int8')}.onnx" for name in runs}
         for name, told in onnx.beside(graph, runs, files, given).items():
@@ -75,10 +75,11 @@ def export(
     return said
 
 
-def scored(predictor: Predictor, found: torch.Tensor, of: Pictures) -> dict[str, float]:
-    """How good it is, where that is known: the skill of the task, of which 1 is perfect."""
+def scored(predictor: Predictor, found: torch.Tensor, of: Pictures, preprocess: bool) -> dict[str, float]:
+    """How good it is, where that is known: the skill of the task, of which 1 is perfect; it goes by logits."""
     if of.target is None or predictor.task.dense:
         return {}
+    found = found.clamp(min=1e-12).log() if preprocess and predictor.task.target == "class" else found
     return {"skill": float(predictor.task.skill(found, of.target))}
 
 

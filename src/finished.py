@@ -125,6 +125,7 @@ def same_task(first: Entry, other: Entry) -> None:
         ("task", lambda e: e.cfg["task"]["_target_"].rpartition(".")[2]),
         ("task.monitor", lambda e: e.headline),
         ("split that was measured", lambda e: e.split),
+        ("list of classes", lambda e: e.facts["classes"]),
     ):
         if of(first) != of(other):
             raise ConfigError(

@@ -21,6 +21,7 @@ from src.sam import SAM
 from src.stats import confusions
 
 Batch = dict[str, torch.Tensor]
+SIZES = 64  # of batches that are compiled, with and without gradients; torch would give up after 8
 
 
 @final
@@ -108,6 +109,7 @@ class Module(pl.LightningModule):
         """In place, so that the names of the weights stay. Each size of a batch has a graph of its own: with one for
         all, what is computed would depend on which size came first, and so on where a run was resumed."""
         if self.compiler:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SIZES)
             self.network.compile(backend=self.compiler, dynamic=False)
 
     def on_train_start(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import os
 import sys
 import warnings
@@ -96,7 +97,9 @@ def predict(
     above = above if above.is_dir() else above.parent
     masks = _places(paths, above, file.with_suffix("")) if predictor.task.dense else []
     names = hashlib.sha256("\n".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()
-    asked = {"model": predictor.facts.get("sha256", run_dir), "images": names}
+    said = json.dumps(predictor.facts, sort_keys=True).encode()  # the weights by their sha256, and the calibration
+    changed = Path(run_dir).stat().st_mtime_ns if run_dir.endswith(".ckpt") else 0
+    asked = {"model": f"{hashlib.sha256(said).hexdigest()} {changed}", "images": names}
     with Partial(file.with_name(f".{file.name}.tmp"), asked, batch_size, len(paths), fresh) as part:
         if part.note:
             print(part.note, file=sys.stderr)

@@ -14,7 +14,7 @@ from src.contracts import ConfigError
 from src.factory import make
 
 WORDS = ("trainer.max_epochs", "trainer.max_steps", "callbacks.deadline.seconds")
-AFTER = ("fit", "select", "refit", "test", "report")  # what is done again
+STAY = ("probe", "find_lr")  # of the stages; what comes behind is done again
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def replan(home: folder.RunFolder, cfg: Mapping[str, Any], asked: Mapping[str, A
     folder.write(recipe, f"{text}\nPlanned anew {line} ({time.strftime('%Y-%m-%d %H:%M')}).\n")
     typed = [word for word in state["overrides"] if word.partition("=")[0] not in asked]
     home.update(
-        done=[stage for stage in state["done"] if stage not in AFTER],
+        done=[stage for stage in state["done"] if stage in STAY],
         overrides=[*typed, *(f"{key}={value}" for key, value in asked.items())],
         replanned=[*state.get("replanned", []), {"update": step, "was": dict(was), "asked": dict(asked)}],
     )

@@ -65,17 +65,22 @@ def confusions(found: torch.Tensor, target: torch.Tensor, classes: int) -> torch
 
 
 def bootstrap(
-    scores: torch.Tensor, seed: int = 0, draws: int = 2000, level: float = 0.95, groups: torch.Tensor | None = None
+    scores: torch.Tensor,
+    seed: int = 0,
+    draws: int = 2000,
+    level: float = 0.95,
+    groups: torch.Tensor | None = None,
+    proportion: bool = True,
 ) -> tuple[float, float]:
     """Percentile interval of the mean of `scores` (N,) over `draws` resamples with replacement (Efron 1979).
 
-    Where all scores are equal (100 % right) resampling cannot vary, so the Wilson interval (1927) of a proportion is
-    given instead: 60 of 60 right is not certainty. groups (N,): images are resampled within theirs, as the parts of a
-    mean over classes need it.
+    proportion: whether the scores say right or wrong. Where all of these are equal (100 % right) resampling cannot
+    vary, so the Wilson interval (1927) is given instead: 60 of 60 right is not certainty. groups (N,): images are
+    resampled within theirs, as the parts of a mean over classes need it.
     """
     n, mean = len(scores), float(scores.double().mean())
     alike = all(bool((part == part[0]).all()) for part in _parts(scores, groups))
-    if alike and round(mean, 6) in (0.0, 1.0):
+    if proportion and alike and round(mean, 6) in (0.0, 1.0):
         return _wilson(round(mean), n, NormalDist().inv_cdf((1 + level) / 2))
     generator = torch.Generator().manual_seed(rng.key(seed, "bootstrap"))
     means = torch.empty(draws, dtype=torch.float64)

@@ -45,7 +45,7 @@ class Zygote:
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         code = json.loads(self.process.stdout.readline())
-        assert broken_report or "index.html is left out" not in self.screen, self.screen
+        assert broken_report or " is left out: " not in self.screen, self.screen
         return code
 
     @property

@@ -109,6 +109,11 @@ def test_what_cannot_be_compared_is_refused(pair, tmp_path):
     with pytest.raises(ConfigError, match="another task than .*: ordinal instead of multiclass"):
         runs([first, str(other)])
     (other / "config.yaml").write_text(config)
+    model = json.loads((other / "model" / "model.json").read_text())
+    (other / "model" / "model.json").write_text(json.dumps(model | {"classes": model["classes"][::-1]}))
+    with pytest.raises(ConfigError, match="another list of classes than"):
+        runs([first, str(other)])
+    (other / "model" / "model.json").write_text(json.dumps(model))
     table(other / "predictions.csv", lambda rows: [row | {"target": "left"} for row in rows])
     with pytest.raises(DataError, match="has another target in"):
         compare.paired(*runs([first, str(other)]))

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from src import decisions
 from src.contracts import ConfigError
 from src.decisions import conformal, measures, scaling, threshold, unfamiliar
+from src.tasks import multilabel
 
 WORDS = {
     "scaling": "auto", "sets": "lac", "alpha": 0.1, "by_class": True, "unfamiliar": "none", "false_alarm": 0.05,
@@ -128,6 +129,14 @@ def scores(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     p = torch.sigmoid(2.5 * torch.randn(n, generator=draw))
     return p, torch.rand(n, generator=draw) < p
+
+
+def test_equal_probabilities_are_decided_alike():
+    p, there = torch.tensor([1.0, 1, 1, 1, 0.1, 0.05]), torch.tensor([1, 1, 1, 0, 0, 0]) == 1
+    for cut in (threshold.f1(p, there), threshold.precision(p, there, 0.3)):
+        assert cut is not None and (p > cut).tolist() == [True] * 4 + [False] * 2
+    [cut] = multilabel.tune(torch.tensor([[30.0], [30], [30], [30], [-2], [-3]]), there[:, None])["thresholds"]
+    assert 0.2 < cut < 1
 
 
 def test_a_threshold_reaches_the_precision_that_is_required():

@@ -98,6 +98,8 @@ def test_a_finished_run_goes_on_where_its_rate_has_not_ended(zygote, shapes, tmp
     assert zygote.run(f"resume={run}", "trainer.max_epochs=2") == 0, zygote.screen
     assert zygote.screen.count("a training step") == 6 and saved(run)["global_step"] == 12
     assert (run / "predictions.csv").read_bytes() != before  # select and test were done again
+    done = json.loads((run / "run.json").read_text())["done"]
+    assert done.index("select") < done.index("calibrate") < done.index("robustness") < done.index("report")
 
 
 def test_an_end_that_cannot_be_had_is_refused_with_the_reason(zygote, shapes, killed, whole, tmp_path):

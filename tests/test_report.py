@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from src.models.network import Network
 from src.models.timm_backbone import timm_backbone
+from src.pages.robustness import robustness
 from src.tasks.multiclass import multiclass
 from tests.conftest import SMALL
 
@@ -236,3 +238,21 @@ def test_of_labels_that_are_wrong_most_are_found_and_of_those_found_most_are_wro
     found = [i for i, _ in task.doubts(head.logits, target)]
     first = set(found[: len(wrong)]) & set(wrong.tolist())
     assert len(first) / len(wrong) > 10 * 0.05
+
+
+def test_what_robustness_measured_is_a_table_a_kind_and_a_warning_is_loud(tmp_path):
+    said = {
+        "images": 50, "metric": "acc",
+        "corruptions": {"clean": 0.1, "severities": [1, 5], "errors": {"fog": [0.2, 0.3]}, "mean_error": 0.25},
+        "shifts": {"clean": 0.1, "mirrored": {"error": 0.4, "same": 0.5}},
+        "attacks": {"norm": "linf", "clean": 0.9, "eps": {"1/255": {"pgd": 0.2}}, "hidden": ["noise is worse"]},
+    }  # fmt: skip
+    (tmp_path / "robustness.json").write_text(json.dumps(said))
+    [section] = robustness(SimpleNamespace(run=SimpleNamespace(home=SimpleNamespace(path=tmp_path))))
+    tables = [[list(block.head), *block.rows] for block in section.blocks if block.kind == "table"]
+    assert [["", "severity 1", "severity 5"], ["fog", "0.2000", "0.3000"]] in tables
+    assert [["", "error", "same"], ["mirrored", "0.4000", "0.5000"]] in tables
+    assert [["", "pgd"], ["1/255", "0.2000"]] in tables
+    assert [block.words for block in section.blocks if block.kind == "text" and block.loud][0].endswith(
+        "noise is worse"
+    )

@@ -47,7 +47,7 @@ def exam(network: nn.Module, images: torch.Tensor = IMAGES, **more) -> Exam:
     def error(found):
         return float((found.argmax(1) != target).float().mean())
 
-    return Exam(images, target, torch.arange(len(images)), 0, task, network, 64, logits, error, clean, **more)
+    return Exam(images, target, torch.arange(len(images)), 0, task, network, "cpu", 64, logits, error, clean, **more)
 
 
 def distances(norm: str) -> torch.Tensor:

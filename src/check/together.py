@@ -63,6 +63,16 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
+    if of("budget") and of("data.progressive") is not None:
+        yield (
+            f"budget={of('budget')} data.progressive={of('data.progressive')}\n  Images grow with the epochs, and the "
+            "time may be up before they are whole. Leave out one of the two."
+        )
+    if of("budget") and (test := str(of("robustness._target_")).rpartition(".")[2].lower()) != "none":
+        yield (
+            f"budget={of('budget')} robustness={test}\n  Its time is not planned. Leave robustness out; "
+            "`python -m src.evaluate RUN_DIR robustness=…` measures it later."
+        )
     if of("augment.policy") == "auto" and of("recipe") == "off":
         yield ("augment=auto recipe=off\n  It is the recipe that decides. Leave out recipe=off, or name an augment.")
     if (of("calibrate.decision") == "cost") != (of("calibrate.cost") is not None):

@@ -58,7 +58,9 @@ def measure(saved: Mapping[str, Any], logits: torch.Tensor, target: torch.Tensor
         found["interval_width"] = float(2 * margin.mean())
     for name, values in means.items():
         found[name] = float(values.double().mean())
-        found[f"{name}/low"], found[f"{name}/high"] = stats.bootstrap(values.double(), seed)
+        counted = name not in ("nll", "brier", "set_size", "decision/cost")
+        bounds = stats.bootstrap(values.double(), seed, proportion=counted)
+        found[f"{name}/low"], found[f"{name}/high"] = bounds
     for name, score in wholes.items():
         found |= _bounded(name, score, len(target), seed)
     return found

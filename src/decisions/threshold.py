@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-SURE = 0.9  # how sure it is that the required precision is reached, on images like these
+SURE = 0.9  # of the bound at one threshold; of all that are tried the lowest is taken, so that it holds less often
 
 
 def f1(p: torch.Tensor, there: torch.Tensor) -> float:
     """The probability of the second class from which on F1 is best."""
     ranked, hit = _ranked(p, there)
-    said = torch.arange(1, len(p) + 1)
-    return _between(ranked, int((2 * hit / (said + hit[-1])).argmax()))
+    score = 2 * hit / (torch.arange(1, len(p) + 1) + hit[-1])
+    return _between(ranked, int(score.masked_fill(~_apart(ranked), -1).argmax()))
 
 
 def precision(p: torch.Tensor, there: torch.Tensor, required: float) -> float | None:
@@ -25,13 +25,18 @@ def precision(p: torch.Tensor, there: torch.Tensor, required: float) -> float | 
     rate = hit / said
     spread = (rate * (1 - rate) / said + (z / (2 * said)) ** 2).sqrt()
     low = (rate + z * z / (2 * said) - z * spread) / (1 + z * z / said)
-    reached = torch.nonzero(low >= required)[:, 0]
+    reached = torch.nonzero((low >= required) & _apart(ranked))[:, 0]
     return _between(ranked, int(reached[-1])) if len(reached) else None
 
 
 def _ranked(p: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     ranked, order = p.double().sort(descending=True)
     return ranked, there[order].double().cumsum(0)
+
+
+def _apart(ranked: torch.Tensor) -> torch.Tensor:
+    """Behind which a threshold can be: equal probabilities are decided alike."""
+    return torch.cat([ranked[:-1] > ranked[1:], ranked.new_ones(1).bool()])
 
 
 def _between(ranked: torch.Tensor, last: int) -> float:
@@ -44,7 +49,3 @@ def decided(fitted: dict[str, Any], p: torch.Tensor) -> torch.Tensor:
     if fitted["method"] == "cost":
         return (p @ torch.tensor(fitted["cost"], dtype=p.dtype, device=p.device)).argmin(1)
     return (p[:, 1] > fitted["threshold"]).long()
-
-
-def costs(fitted: dict[str, Any], said: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(fitted["cost"], dtype=torch.float32)[target, said]

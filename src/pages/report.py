@@ -37,15 +37,19 @@ def report(run: Run) -> None:
     """A page that cannot be drawn takes nothing from a run that is finished: it is told, and left out."""
     if not run.leader:
         return
-    if (run.home.path / "model" / "model.json").is_file():
-        folder.write(run.home.path / "model" / "README.md", card(run))
-    try:
-        page(run)
-    except Exception as error:
-        if os.environ.get("DEBUG"):
-            traceback.print_exc()
-        print(f"WARNING  report/index.html is left out: {type(error).__name__}: {error}", flush=True)
-    tensorboard(run)
+    for name, write in {"report/index.html": page, "model/README.md": described, "tensorboard": tensorboard}.items():
+        try:
+            write(run)
+        except Exception as error:
+            if os.environ.get("DEBUG"):
+                traceback.print_exc()
+            print(f"WARNING  {name} is left out: {type(error).__name__}: {error}", flush=True)
+
+
+def described(run: Run) -> None:
+    """Writes the model card, where there is a model."""
+    if (run.model / "model.json").is_file():
+        folder.write(run.model / "README.md", card(run))
 
 
 def page(run: Run) -> None:

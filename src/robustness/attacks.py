@@ -41,7 +41,7 @@ class Attacks:
         self.eps = {str(one): radius("robustness.eps", one, norm) for one in eps}
         self.iterations, self.queries = iterations, queries
 
-    def cannot(self, task: Task) -> str:
+    def cannot(self, task: Task, channels: int) -> str:
         return "" if task.target == "class" else f"an attack turns one class into another, and they are {task.target}"
 
     def passes(self) -> int:
@@ -117,9 +117,8 @@ class View:
     """Some images of an exam, as the attacks see the network."""
 
     def __init__(self, exam: Exam, chosen: torch.Tensor):
-        device = next(exam.network.parameters()).device
-        image = exam.images[chosen].to(device)
-        self.network, self.target = exam.network, exam.target[chosen].to(device)
+        image = exam.images[chosen].to(exam.device)
+        self.network, self.target = exam.network, exam.target[chosen].to(exam.device)
         self.image = image.float() / 255 if image.dtype == torch.uint8 else image
 
     def look(self, x: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -26,8 +26,10 @@ class Corruptions:
                 f"robustness.kinds: {', '.join(unknown)} is no corruption.\nChoose some of {', '.join(TABLE)}."
             )
 
-    def cannot(self, task: Task) -> str:
-        return ""
+    def cannot(self, task: Task, channels: int) -> str:
+        return (
+            "" if channels in (1, 3) else f"they are of grey and of coloured images, and these have {channels} channels"
+        )
 
     def passes(self) -> int:
         return len(self.kinds) * len(self.severities)

@@ -22,7 +22,7 @@ class Shifts:
     def __init__(self, images: int = 500, pixels: Sequence[int] = (1, 2, 3, 4), degrees: Sequence[float] = (5, 10)):
         self.images, self.pixels, self.degrees = images, tuple(pixels), tuple(degrees)
 
-    def cannot(self, task: Task) -> str:
+    def cannot(self, task: Task, channels: int) -> str:
         return ""
 
     def passes(self) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from src import folder, world
 from src.contracts import ConfigError, Run
 from src.stages import probe
-from src.stages.predict import predictions, table, tuned
+from src.stages.predict import measure, predictions, table, tuned
 from src.stages.select import HELD_OUT
 
 MOST = 2_000  # training images that others are compared with
@@ -37,6 +37,7 @@ def calibrate(run: Run) -> None:
         if "scaling" in plain:
             if run.task.tune:  # a threshold is of the probabilities that are shipped
                 run.home.update(tuned=run.task.tune(crossed, images.target))
+            run.home.add_metrics(measure(run, "val", crossed, images.target))
             folder.write(run.home.path / "predictions_val.csv", table(run, "val", torch.arange(len(crossed)), crossed))
         facts |= {"tuned": tuned(run), "calibration": make.save(file.parent, plain, tensors)}
         folder.write(file, json.dumps(facts, indent=1, ensure_ascii=False))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 from src import folder
 from src.contracts import Run
+from src.stages.fit import begin
 
 UPDATES = 100
 RANGE = (1e-3, 1e3)  # times optimizer.lr
@@ -24,20 +27,22 @@ BEGIN = 10  # updates of which the mean still knows too little
 class Curve(Callback):
     """(rate, loss, smoothed loss) of each update, until the loss is lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Callable[[int], float]) -> None:
+        self.at = rate  # update -> optimizer.lr; groups have parts and multiples of it
         self.rows: list[tuple[float, float, float]] = []
         self.mean, self.rate, self.losses = 0.0, 0.0, []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        self.rate = self.at(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(outputs["loss"]))  # its part of the mean over this update
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
-        loss, self.losses = sum(self.losses), []
+        mine, self.losses = torch.tensor(sum(self.losses), device=pl_module.device), []
+        loss = float(trainer.strategy.reduce(mine, reduce_op="mean"))  # so that all ranks stop together
         self.mean = SMOOTH * self.mean + (1 - SMOOTH) * loss
         smooth = self.mean / (1 - SMOOTH ** (len(self.rows) + 1))
         least = min((row[2] for row in self.rows), default=smooth)
@@ -50,11 +55,17 @@ class Curve(Callback):
 def find_lr(run: Run) -> None:
     """Trains a network that is then thrown away, at rates that rise by the same factor at each update (Smith 2017,
     arXiv:1506.01186, section 3.3). Groups keep their ratios: what rises is the factor that the schedule would give."""
-    trainer, module, curve = run.trainer("train"), run.module(run.network()), Curve()
+    low, high = RANGE
+
+    def factor(step: float) -> float:
+        return low * (high / low) ** (step / (UPDATES - 1))
+
+    trainer, module = run.trainer("train"), run.module(run.network())
+    curve = Curve(lambda step: run.cfg["optimizer"]["lr"] * factor(step))
     trainer.callbacks.append(curve)
-    trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs = UPDATES, -1
-    trainer.limit_val_batches, (low, high) = 0, RANGE
-    module.schedule = lambda total: lambda step: low * (high / low) ** (step / (total - 1))
+    trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs, trainer.limit_val_batches = UPDATES, -1, 0
+    module.schedule = lambda total: factor
+    begin(run, module.loss)
     trainer.fit(module, datamodule=run.loaders)
     run.loaders.trainer = None
     if run.leader:
@@ -95,6 +106,6 @@ def _draw(rows: list[tuple[float, float, float]], found: float | None) -> Any:
         axes.plot([row[0] for row in rows], [row[i] for row in rows], linewidth=width, label=label)
     if found is not None:
         axes.axvline(found, linestyle="--", color="grey", label=f"falls fastest: {found:.2g}")
-    axes.set(xscale="log", xlabel="learning rate of the fastest group", ylabel="loss", title="Learning-rate range test")
+    axes.set(xscale="log", xlabel="optimizer.lr", ylabel="loss", title="Learning-rate range test")
     axes.legend()
     return figure

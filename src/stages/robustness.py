@@ -11,7 +11,7 @@ import torch
 from src import folder, hardware, rng
 from src.contracts import ConfigError, Exam, Run
 from src.factory import make
-from src.stages.predict import measure
+from src.stages.predict import calibration, measure
 
 
 def robustness(run: Run) -> None:
@@ -41,7 +41,7 @@ def tests(run: Run) -> list[Any]:
     """Those that are asked for; raises ConfigError where one cannot be made of this task. Of all, those that can."""
     made = make(run.cfg["robustness"])
     parts = made if isinstance(made, list) else [made] if made else []
-    why = [part.cannot(run.task) for part in parts]
+    why = [part.cannot(run.task, run.spec.channels) for part in parts]
     if run.task.dense:
         why = ["masks are not measured in it" for _ in parts]
     if parts and all(why):
@@ -58,12 +58,17 @@ def sit(run: Run, images: int) -> Exam:
     seen, target, index = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target", "index"))
     where = {"gpu": "cuda"}.get(device := hardware.accelerator(dict(run.cfg)), device)
     network = run.load().eval().requires_grad_(False).to(where).to(memory_format=torch.channels_last)
+    saved = calibration(run)
+
+    def shipped(some: torch.Tensor) -> torch.Tensor:
+        return run.decisions.scaled(saved, network(some).float())
+
     headline = f"test/{run.task.monitor.removeprefix('val/')}"
 
     @torch.no_grad()
     def logits(some: torch.Tensor) -> torch.Tensor:
         parts = (part.contiguous(memory_format=torch.channels_last) for part in some.split(batch_size))
-        return torch.cat([network(part.to(where)).float().cpu() for part in parts])
+        return torch.cat([shipped(part.to(where)).cpu() for part in parts])
 
     def error(found: torch.Tensor) -> float:
         score = measure(run, "test", found, target)[headline]
@@ -71,5 +76,16 @@ def sit(run: Run, images: int) -> Exam:
 
     clean, known = logits(seen), run.loaders.augment
     return Exam(
-        seen, target, index, seed, run.task, network, batch_size, logits, error, clean, getattr(known, "seen", ())
+        seen,
+        target,
+        index,
+        seed,
+        run.task,
+        shipped,
+        where,
+        batch_size,
+        logits,
+        error,
+        clean,
+        getattr(known, "seen", ()),
     )

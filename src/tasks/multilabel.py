@@ -162,7 +162,8 @@ def _threshold(p: torch.Tensor, there: torch.Tensor) -> float:
     ranked, order = p.sort(descending=True)
     hit = there[order].double().cumsum(0)
     score = 2 * hit / (torch.arange(1, len(p) + 1) + there.sum())
-    i = int(score.argmax())
+    tied = torch.cat([ranked[:-1] == ranked[1:], torch.zeros(1, dtype=torch.bool)])  # decided as the next one is
+    i = int(score.masked_fill(tied, -1).argmax())
     return float((ranked[i] + (ranked[i + 1] if i + 1 < len(p) else 0)) / 2)
 
 
