@@ -253,6 +253,5 @@ def test_what_robustness_measured_is_a_table_a_kind_and_a_warning_is_loud(tmp_pa
     assert [["", "severity 1", "severity 5"], ["fog", "0.2000", "0.3000"]] in tables
     assert [["", "error", "same"], ["mirrored", "0.4000", "0.5000"]] in tables
     assert [["", "pgd"], ["1/255", "0.2000"]] in tables
-    assert [block.words for block in section.blocks if block.kind == "text" and block.loud][0].endswith(
-        "noise is worse"
-    )
+    loud = [block.words for block in section.blocks if block.kind == "text" and block.loud]
+    assert len(loud) == 1 and loud[0].endswith("noise is worse")
