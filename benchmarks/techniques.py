@@ -145,41 +145,50 @@ def commit() -> str:
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def read(file: Path) -> list[dict[str, Any]]:
+    """The runs; none where there is no such file yet."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def paired(rows: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Technique, in the order of TECHNIQUES -> its runs, each with the default's on the same images."""
+    found = {(row["name"], row["set"], row["seed"]): row for row in rows}
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {name: [] for name in TECHNIQUES}
+    for (name, *where), row in found.items():
+        if name in pairs and (base := found.get(("default", *where))):
+            pairs[name].append((row, base))
+    return {name: both for name, both in pairs.items() if both}
+
+
+def moved(both: list[tuple[dict[str, Any], dict[str, Any]]], what: str) -> tuple[float, float]:
+    """(mean difference to the default, in points, its standard error; infinite of one run)"""
+    points = [100 * (row[what] - base[what]) for row, base in both]
+    return mean(points), stdev(points) / math.sqrt(len(points)) if len(points) > 1 else math.inf
+
+
 def summary(rows: list[dict[str, Any]]) -> str:
     """Markdown: of each technique the mean difference to the default, in points, with its standard error."""
-    found: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        found[row["name"]][row["set"], row["seed"]] = row
-    base = found["default"]
     lines = [
         f"| technique | chosen model | trained head | {' | '.join(SETS)} | CPU time | runs |",
         f"|---|---|---|{'---|' * len(SETS)}---|---|",
     ]
-    for name in (name for name in TECHNIQUES if name in found):
-        both = [key for key in found[name] if key in base]
+    for name, both in paired(rows).items():
+        sets = [[pair for pair in both if pair[0]["set"] == one] for one in SETS]
         if name == "default":
-            whole, head = (f"{100 * mean(row[k] for row in base.values()):.1f} %" for k in ("acc", "head"))
-            by_set = [100 * mean(base[key]["acc"] for key in base if key[0] == one) for one in SETS]
-            lines.append(
-                f"| the default | {whole} | {head} | {' | '.join(f'{x:.1f} %' for x in by_set)} | 1 | {len(base)} |"
-            )
-            continue
-        moved = {k: [100 * (found[name][key][k] - base[key][k]) for key in both] for k in ("acc", "head")}
-        by_set = [[x for x, key in zip(moved["acc"], both, strict=True) if key[0] == one] for one in SETS]
-        told = [f"{mean(x):+.1f}" if x else "" for x in by_set]
-        cost = mean(found[name][key]["cpu"] / base[key]["cpu"] for key in both)
-        lines.append(
-            f"| {name} | {_surely(moved['acc'])} | {_surely(moved['head'])} | {' | '.join(told)} | {cost:.2f} | "
-            f"{len(both)} |"
-        )
+            shown = [f"{100 * mean(row[k] for row, _ in both):.1f} %" for k in ("acc", "head")]
+            shown += [f"{100 * mean(row['acc'] for row, _ in one):.1f} %" if one else "" for one in sets]
+        else:
+            shown = [_surely(*moved(both, k)) for k in ("acc", "head")]
+            shown += [f"{moved(one, 'acc')[0]:+.1f}" if one else "" for one in sets]
+        cost = mean(row["cpu"] / base["cpu"] for row, base in both)
+        lines.append(f"| {name} | {' | '.join(shown)} | {cost:.2f} | {len(both)} |")
     return "\n".join(lines)
 
 
-def _surely(moved: list[float]) -> str:
-    """Mean ± one standard error; bold beyond two."""
-    error = stdev(moved) / math.sqrt(len(moved)) if len(moved) > 1 else math.inf
-    told = f"{mean(moved):+.1f} ± {error:.1f}"
-    return f"**{told}**" if abs(mean(moved)) > 2 * error else told
+def _surely(centre: float, error: float) -> str:
+    """Mean ± one standard error, which one run has not; bold beyond two."""
+    told = f"{centre:+.1f}" + ("" if math.isinf(error) else f" ± {error:.1f}")
+    return f"**{told}**" if abs(centre) > 2 * error else told
 
 
 def main() -> None:
@@ -194,7 +203,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.out.absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.is_file() else []
+    rows = read(asked.out)
     if asked.table:
         print(summary(rows))
         return

@@ -59,11 +59,10 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
         notes.append(f"no sets: alpha={words['alpha']} takes {conformal.needed(words['alpha'])} images, not {n}")
     crossed = logits
     if kind == "numbers":
-        if words["sets"] != "none" and enough and task.spread is None:
-            if logits.shape == held.target.shape:
-                plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
-            else:
-                notes.append("no intervals: what the network puts out is not the numbers themselves")
+        if task.unit is None:
+            notes.append("no intervals: what the network puts out is not the numbers themselves")
+        elif words["sets"] != "none" and enough and task.spread is None:
+            plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
     else:
         plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed)
         p = crossed.softmax(1)  # out of fold, so that what follows is fitted on images like new ones
