@@ -75,7 +75,7 @@ def last_screen(home: RunFolder) -> None:
     if not intervals:
         shown = "test/" if "test/images" in metrics else "val/"
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
-    if "test/ece/uncalibrated" in metrics:
+    if metrics.get("test/ece/uncalibrated", metrics.get("test/ece")) != metrics.get("test/ece"):
         print(f"calibrated  test/ece {metrics['test/ece']:.4f}, before {metrics['test/ece/uncalibrated']:.4f}")
     if "test/coverage" in metrics and "test/set_size" in metrics:
         held = f"{100 * metrics['test/coverage']:.1f} % of the test images"
