@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 facts = json.loads(Path(sys.argv[1], "model.json").read_bytes())
+if facts["outputs"] != len(facts["classes"]) or facts["target"] not in ("class", "labels", "numbers"):
+    sys.exit("This script is for one number a class or target; load others with src.predictor.")
 weights, spec, plain = load_file(Path(sys.argv[1], "weights.safetensors")), facts["input"], facts["timm"]
 net = timm.create_model(plain["architecture"], **plain["options"]).eval()
 net.load_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")})

@@ -71,7 +71,7 @@ def runs(asked: Sequence[str]) -> list[Entry]:
     paths: list[Path] = []
     for word in asked:
         path = Path(word).absolute()
-        if (path / "run.json").is_file():
+        if (path / "run.json").is_file() and not any(path.glob("*/run.json")):  # a group of src.repeat has one, too
             paths.append(path)
             continue
         below = sorted(file.parent for file in (*path.glob("*/run.json"), *path.glob("*/*/run.json")))

@@ -93,7 +93,14 @@ class RunFolder:
 
     def state(self) -> dict[str, Any]:
         """run.json: state, stages done, versions, hardware, data fingerprint, seconds per stage."""
-        return json.loads(self._state.read_text(encoding="utf-8")) if self._state.is_file() else {}
+        if not self._state.is_file():
+            return {}
+        try:
+            return json.loads(self._state.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(
+                f"{self._state} is damaged: {error}.\nPut a copy of it back, or begin a new run, perhaps from its weights."
+            ) from error
 
     def update(self, **facts: Any) -> None:
         write(self._state, json.dumps(self.state() | facts, indent=1, ensure_ascii=False) + "\n")

@@ -106,7 +106,7 @@ def test_the_script_of_the_readme_gives_the_numbers_of_the_object_without_this_r
         for name in ("cat", "dog", "owl"):
             assert said[name] == pytest.approx(told[f"{first}/{name}"], abs=1e-5), (kind, name)
     code = [line for line in (ROOT / "docs" / "load_model.py").read_text().splitlines() if line and line[0] != '"']
-    assert len(code) <= 32
+    assert len(code) <= 34
 
 
 def test_a_prediction_that_is_killed_goes_on_and_ends_on_the_same_bytes(tmp_path, monkeypatch, capsys):

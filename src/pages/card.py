@@ -160,6 +160,7 @@ def _limits(run: Run) -> list[str]:
 def _use(facts: Mapping[str, Any]) -> str:
     script = Path(__file__).parents[2] / "docs" / "load_model.py"
     plainly = facts.get("timm") and facts["head"] == "linear" and facts["target"] in ("class", "labels", "numbers")
+    plainly = plainly and facts["outputs"] == len(facts["classes"])
     if not plainly or not script.is_file():
         return "With the template that wrote it: `python -m src.predict MODEL_DIR IMAGES`."
     return f"Without the template that wrote it:\n\n```python\n{script.read_text(encoding='utf-8')}```"

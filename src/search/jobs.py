@@ -20,7 +20,7 @@ import yaml
 from src.contracts import ConfigError
 
 Place = dict[str, str]  # what the environment says of the devices and cores that a job may use
-TRAIN = (sys.executable, str(Path(__file__).parent.parent / "train.py"))
+TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
 REPEAT = (sys.executable, "-m", "src.repeat")
 AGAIN = 2  # times that a job is begun again when somebody else has ended it
 SECONDS = 0.2  # between two looks at the jobs
@@ -135,7 +135,9 @@ def metrics(folder: Path) -> dict[str, float | None]:
 def monitor(folder: Path) -> tuple[str, str]:
     """(the metric that chose, max or min) of a run, or of the first in a group; its recipe may have decided it."""
     files = [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]
-    task = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))["task"]
+    if (file := next((file for file in files if file.is_file()), None)) is None:
+        raise ConfigError(f"{folder}: no run began there (no config.yaml).\nerr.txt of each says why.")
+    task = yaml.safe_load(file.read_text(encoding="utf-8"))["task"]
     return task["monitor"], task["mode"]
 
 

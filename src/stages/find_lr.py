@@ -22,6 +22,7 @@ RANGE = (1e-3, 1e3)  # times optimizer.lr
 SMOOTH = 0.9  # how much of it the running mean of the loss keeps at each update
 LOST = 4.0  # times its least value: the loss from which nothing more is learnt (fastai has this, too)
 BEGIN = 10  # updates of which the mean still knows too little
+WINDOW = 8  # updates, half a decade, over which a slope is taken: that of two is the noise of their batches
 
 
 class Curve(Callback):
@@ -94,7 +95,10 @@ def steepest(rows: list[tuple[float, float, float]]) -> float | None:
     if len(part) < 3:
         return None
     rates, smooth = (np.array(column) for column in (list(zip(*part, strict=True))[i] for i in (0, 2)))
-    return float(rates[np.gradient(smooth, np.log(rates)).argmin()])
+    x = np.log(rates)
+    fits = [np.polyfit(x[i : i + WINDOW], smooth[i : i + WINDOW], 1)[0] for i in range(max(len(x) - WINDOW, 0) + 1)]
+    first = int(np.argmin(fits))
+    return float(np.exp(x[first : first + WINDOW].mean())) if fits[first] < 0 else None
 
 
 def _draw(rows: list[tuple[float, float, float]], found: float | None) -> Any:

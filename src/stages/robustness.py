@@ -46,7 +46,8 @@ def tests(run: Run) -> list[Any]:
         why = ["masks are not measured in it" for _ in parts]
     if parts and all(why):
         name = run.cfg["robustness"]["_target_"].rpartition(".")[2].lower()
-        raise ConfigError(f"robustness={name}: {why[0]}.\nSet robustness=none, or one of the others.")
+        other = "" if run.task.dense else ", or one of the others"
+        raise ConfigError(f"robustness={name}: {why[0]}.\nSet robustness=none{other}.")
     return [part for part, reason in zip(parts, why, strict=True) if not reason]
 
 
