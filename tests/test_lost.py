@@ -34,7 +34,7 @@ def is_gone(pid: int) -> bool:
 @pytest.mark.parametrize("number, how", [(signal.SIGKILL, "which has died"), (signal.SIGSTOP, "which hangs")])
 def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, number, how):
     where = tmp_path / "run"
-    said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.1"]
+    said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.4"]
     said += ["trainer.enable_progress_bar=false", f"run_dir={where}", "trainer.max_epochs=5000"]
     told = (tmp_path / "told.txt").open("w+")
     leader = subprocess.Popen([sys.executable, "train.py", *said], cwd=ROOT, stdout=told, stderr=told)
