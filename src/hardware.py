@@ -118,8 +118,8 @@ def refuse_other_ranks(cfg: dict[str, Any]) -> None:
     if began > 1 and began != ranks(cfg):
         raise ConfigError(
             f"{asked} are {ranks(cfg)} processes, and {name} has started {began}.\n"
-            f"Start as many with {name}; or, of a new run, set trainer=ddp, trainer.devices to those of one machine, and "
-            "trainer.num_nodes to the number of machines. (A run is resumed on as many processes as it began with.)"
+            f"Start as many with {name}; or, of a new run, set trainer=ddp, trainer.devices (of one machine) and "
+            "trainer.num_nodes (machines). A run is resumed on as many processes as it began with."
         )
     if words["num_nodes"] > 1 and not name and "MASTER_ADDR" not in env:
         raise ConfigError(
