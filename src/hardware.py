@@ -59,6 +59,7 @@ def refuse_impossible(cfg: dict[str, Any]) -> None:
             f"trainer.devices={count}: this machine has {torch.cuda.device_count()} GPUs.\n"
             f"Set trainer.devices={torch.cuda.device_count()} or trainer.devices=auto."
         )
+    refuse_other_ranks(cfg)
     if compiler(cfg) == "inductor" and not _can_compile(where):
         raise ConfigError(
             f"trainer.compile={str(words['compile']).lower()}: torch's compiler needs "
@@ -106,6 +107,26 @@ def ranks(cfg: dict[str, Any]) -> int:
     if count in ("auto", -1):
         count = torch.cuda.device_count() if accelerator(cfg) == "gpu" else 1
     return words["num_nodes"] * (len(count) if isinstance(count, list) else int(count))
+
+
+def refuse_other_ranks(cfg: dict[str, Any]) -> None:
+    """As many processes as are started, and on several machines something that starts them."""
+    words, env = cfg["trainer"], os.environ
+    name = "torchrun" if "TORCHELASTIC_RUN_ID" in env else "srun" if "SLURM_STEP_NUM_TASKS" in env else ""
+    began = int(env["WORLD_SIZE"] if name == "torchrun" else env["SLURM_STEP_NUM_TASKS"]) if name else 1
+    asked = f"trainer.devices={words['devices']} trainer.num_nodes={words['num_nodes']}"
+    if began > 1 and began != ranks(cfg):
+        raise ConfigError(
+            f"{asked} are {ranks(cfg)} processes, and {name} has started {began}.\n"
+            f"Start as many with {name}; or, of a new run, set trainer=ddp, trainer.devices (of one machine) and "
+            "trainer.num_nodes (machines). A run is resumed on as many processes as it began with."
+        )
+    if words["num_nodes"] > 1 and not name and "MASTER_ADDR" not in env:
+        raise ConfigError(
+            f"{asked}: nothing says where the other machines are; neither torchrun nor srun has started this process.\n"
+            f"Start it on each with torchrun --nnodes {words['num_nodes']} --nproc-per-node {words['devices']} "
+            "--rdzv-backend c10d --rdzv-endpoint HOST:29400 train.py …, or with scripts/slurm.sbatch."
+        )
 
 
 def too_large(error: BaseException, cfg: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ def job(cfg: DictConfig) -> int:
     quiet()
     try:
         signals.install()
+        world.end_with_parent()
         home = resume.open_home(cfg)
         run(cfg, home)
         return 0
@@ -51,7 +52,8 @@ def job(cfg: DictConfig) -> int:
         code = 2 if isinstance(error, ConfigError) else 3
         _tell(error)
     except signals.Stopped as stop:
-        code, state = stop.code, "preempted"
+        # Lightning's launcher would kill rank 0, which may still be saving, when another one ends with a code
+        code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
             print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
     except Exception as error:
@@ -80,7 +82,12 @@ def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
     name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
     hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
     words = resume.saved(home) if home else None
-    print(f"\n{(words and hardware.too_large(error, words)) or f'{name}{error}'}{hint}", file=sys.stderr)
+    if home and (lost := world.lost(error)):
+        again = report_card.resume_command(home)
+        told = f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
+    else:
+        told = (words and hardware.too_large(error, words)) or f"{name}{error}"
+    print(f"\n{told}{hint}", file=sys.stderr)
 
 
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:

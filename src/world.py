@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 from typing import Any
 
@@ -14,6 +15,38 @@ def rank() -> int:
         if name in os.environ:
             return int(os.environ[name])
     return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
+
+
+def launched() -> bool:
+    """Whether rank 0 has started this process, which is another (Lightning's launcher)."""
+    others = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ)
+    return not others and int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def end_with_parent() -> None:
+    """A process that rank 0 has started ends with it, at once, also while it hangs or is stopped. (Linux: prctl(2),
+    PR_SET_PDEATHSIG. Elsewhere one that hangs is left behind.)"""
+    if launched() and sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def lost(error: BaseException) -> str:
+    """Which rank says that another one is lost, and how; '' for any other error. Gloo, NCCL and torch's store tell it
+    in their texts alone."""
+    import torch.distributed as dist
+
+    said = str(error).strip().partition("\n")[0].partition(" This is typically")[0]
+    late = re.search(r"timed? ?out", said, re.IGNORECASE)
+    gone = re.search(r"connection (reset|closed|refused)|broken pipe|remote process exited", said, re.IGNORECASE)
+    theirs = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|TCPStore", said, re.IGNORECASE)
+    if not theirs or not (late or gone):
+        return ""
+    how = "waited in vain for another one, which hangs or has not come" if late else "lost another one, which has died"
+    where = re.match(r"\[\S*\] ", said)  # the line of gloo's source
+    return f"Rank {rank()} {how}: {said[where.end() if where else 0 :]}"
 
 
 def share(name: str, value: str | None = None, seconds: float = 300.0) -> str | None:

@@ -1,0 +1,100 @@
+"""A rank that dies or hangs: the others say so within the timeout, nothing is left behind, and the run goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from src import checkpoint, hardware, world
+from src.contracts import ConfigError
+from tests.conftest import ROOT, words
+
+GLOO = (
+    "[/x/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:17809: Connection reset by peer. This is typically so."
+)
+
+
+def child(pid: int) -> int:
+    """The process of rank 1, which rank 0 has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def is_gone(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(") ")[2][0] == "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number, how", [(signal.SIGKILL, "which has died"), (signal.SIGSTOP, "which hangs")])
+def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, number, how):
+    where = tmp_path / "run"
+    said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.4"]
+    said += ["trainer.enable_progress_bar=false", f"run_dir={where}", "scheduler.warmup=0", "trainer.max_epochs=5000"]
+    with (tmp_path / "told.txt").open("w") as told:
+        leader = subprocess.Popen([sys.executable, "train.py", *said], cwd=ROOT, stdout=told, stderr=told)
+    end = time.monotonic() + 120
+    while not (where / "checkpoints" / "last.ckpt").exists():
+        assert leader.poll() is None and time.monotonic() < end, (tmp_path / "told.txt").read_text()
+        time.sleep(0.1)
+    other = child(leader.pid)
+    os.kill(other, number)
+    assert leader.wait(60) != 0
+    time.sleep(0.5)
+    assert is_gone(other)
+    screen = (tmp_path / "told.txt").read_text()
+    assert "Rank 0" in screen and how in screen and f"resume={where}" in screen, screen
+    assert json.loads((where / "run.json").read_text())["state"] == "failed"
+    ends = checkpoint.load(where / "checkpoints" / "last.ckpt")["epoch"] + 2
+    assert zygote.run(*said[:-1], f"trainer.max_epochs={ends}", ranks=2) == 0, zygote.screen
+    assert json.loads((where / "metrics.json").read_text())["fit/epochs"] == ends
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (
+            RuntimeError(GLOO),
+            "Rank 0 lost another one, which has died: Read error .127.0.0.1.:17809: Connection reset by peer.",
+        ),
+        (
+            RuntimeError("[gloo/buffer.cc:78] Timed out waiting 9ms for recv"),
+            "Rank 0 waited in vain .* waiting 9ms for recv",
+        ),
+        (torch.distributed.DistStoreError("Timed out after 31 seconds"), "Rank 0 waited in vain"),
+        (ConnectionResetError("Connection reset by peer"), "^$"),  # of a download
+        (RuntimeError("gloo: op.preamble.length <= op.nbytes"), "^$"),
+    ],
+)
+def test_what_is_said_of_a_lost_rank(error, told):
+    assert re.match(told, world.lost(error))
+
+
+@pytest.mark.parametrize(
+    "env, devices, nodes, match",
+    [
+        ({}, 1, 2, "nothing says where the other machines are"),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3"}, 2, 1, "are 2 processes, and torchrun has started 3"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, 1, 1, "are 1 processes, and srun has started 4"),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, 2, 2, ""),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, 2, 1, ""),  # Lightning starts the other one
+    ],
+)
+def test_the_ranks_that_are_asked_for_are_those_that_were_started(monkeypatch, env, devices, nodes, match):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    cfg = {"trainer": {"devices": devices, "num_nodes": nodes, "accelerator": "cpu"}}
+    if not match:
+        return hardware.refuse_other_ranks(cfg)
+    with pytest.raises(ConfigError, match=match) as told:
+        hardware.refuse_other_ranks(cfg)
+    assert len(str(told.value).splitlines()) == 2
