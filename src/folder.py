@@ -99,7 +99,7 @@ class RunFolder:
             return json.loads(self._state.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(
-                f"{self._state} is damaged: {error}.\nPut a copy of it back, or begin a new run, perhaps from its weights."
+                f"{self._state} is damaged: {error}.\nPut a copy of it back, or begin a new run."
             ) from error
 
     def update(self, **facts: Any) -> None:
