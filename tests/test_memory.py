@@ -224,7 +224,7 @@ def test_float32_products_are_as_exact_as_asked_on_a_gpu_alone(monkeypatch):
 
 def test_a_compiler_that_is_not_there_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
-    cfg = {"trainer": {"compile": True, "accelerator": "cpu", "devices": 1, "precision": "32-true"}}
+    cfg = {"trainer": {"compile": True, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true"}}
     with pytest.raises(ConfigError, match=r"trainer\.compile=true: .*C\+\+ compiler"):
         hardware.refuse_impossible(cfg)
 
