@@ -17,6 +17,7 @@ import torch
 
 from src import few, folder, stats
 from src.contracts import ConfigError, DataError
+from src.doors import opened
 from src.factory import make
 from src.finished import Entry, runs
 from src.merge import logits, read
@@ -163,17 +164,17 @@ def main() -> int:
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", help="run folders, or folders of runs such as logs/NAME")
     parser.add_argument("--html", metavar="FILE", help="write the same as a page, too")
     words = parser.parse_args()
-    try:
-        if words.html and not Path(words.html).absolute().parent.is_dir():
-            raise ConfigError(f"--html {words.html}: there is no folder {Path(words.html).absolute().parent}. Make it.")
-        told = sections(runs(words.runs))
-        show(told)
-        if words.html:
-            folder.write(Path(words.html).absolute(), html("Runs side by side", " · ".join(words.runs), told))
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    return 0
+    return opened(lambda: compare(words.runs, words.html))
+
+
+def compare(asked: Sequence[str], page: str | None) -> None:
+    """Shows the runs side by side, and writes it to `page`."""
+    if page and not Path(page).absolute().parent.is_dir():
+        raise ConfigError(f"--html {page}: there is no folder {Path(page).absolute().parent}. Make it.")
+    told = sections(runs(asked))
+    show(told)
+    if page:
+        folder.write(Path(page).absolute(), html("Runs side by side", " · ".join(asked), told))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from src import check, folder
 from src.check import configs
 from src.check.words import Word, parsed, sorted_out
 from src.contracts import ConfigError, DataError, Run, Source, Split
+from src.doors import opened
 
 # What beside the data may be said; everything else was decided by the training.
 FREE = frozenset(
@@ -249,12 +250,7 @@ def main() -> int:
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return 0 if len(sys.argv) > 1 else 2
-    try:
-        evaluate(sys.argv[1], sys.argv[2:])
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    return 0
+    return opened(lambda: evaluate(sys.argv[1], sys.argv[2:]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import resume
 from src.build import prepare
-from src.contracts import ConfigError, DataError
+from src.contracts import ConfigError
+from src.doors import opened
 from src.folder import RunFolder
 from src.pages.report import page
 
@@ -30,12 +31,8 @@ def report(run_dir: str) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.report", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a run folder; its images must still be where they were")
-    try:
-        print(report(parser.parse_args().run_dir))
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    return 0
+    words = parser.parse_args()
+    return opened(lambda: print(report(words.run_dir)))
 
 
 if __name__ == "__main__":
