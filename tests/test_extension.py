@@ -165,8 +165,9 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
 def test_no_room_knows_another():
     rooms = {place.name for place in (ROOT / "src").iterdir() if any(place.glob("*.py"))} - {"check"}
     assert {"data", "mix", "models", "stages", "tasks"} <= rooms
-    for room in rooms - {"search"}:  # a door, as those that are single files
+    for room in rooms:
         for file in (ROOT / "src" / room).glob("*.py"):
             others = rooms - {room} | {"run", "build", "check"}
+            others -= {"check"} if room == "search" else set()  # a door, whose words are checked as those of train.py
             known = [o for o in others if re.search(rf"^\s*(from|import) src\.{o}\b", file.read_text(), re.M)]
             assert known == [], f"{file} knows {known}"

@@ -50,7 +50,7 @@ def deadline(asked: Any) -> float:
 
 def heads(asked: Any, study: Study, command: Sequence[str]) -> None:
     """Trials in this process, where only the head differs. torch is imported here."""
-    from src.search.cached_heads import scorer
+    from src.cached_heads import scorer
 
     end, score = deadline(asked), scorer([*asked.words, *asked.always], folder.RunFolder(asked.home / "features"))
     while time.monotonic() < end and (trial := study.ask()) is not None:
