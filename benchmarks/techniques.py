@@ -232,7 +232,8 @@ def words(asked: argparse.Namespace, name: str, data: str, seed: int) -> list[st
     return [
         *("data=csv", f"data.root={root}", f"data.table={table(folder, root, seed)}", f"seed={seed}"),
         *("model.name=mobilenetv2_100", f"model.weights={asked.weights.absolute()}", "model.image_size=96"),
-        *("trainer.max_epochs=8", "refit=head", "logger=[]", f"paths.cache={folder / 'cache'}"),
+        *("trainer.max_epochs=8", "refit=head", "logger=[]", "stages=[fit,select,refit,test]"),
+        f"paths.cache={folder / 'cache'}",
         *TECHNIQUES[name],
     ]
 
