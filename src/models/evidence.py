@@ -1,4 +1,4 @@
-"""Where in an image the evidence for one of a network's outputs lies."""
+"""Where in an image the evidence for what a network says of it lies."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ from src.models.stages import read, reading
 AT_ONCE = 4  # images: the attention of all heads and layers is kept, with its gradients
 
 
-def evidence(network: Any, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
-    """(B, C, H, W), an output of each -> (B, H, W) in 0..1, 1 where most speaks for it, rather than for the mean of the
-    outputs `against` (which may be none). None where the architecture does not show what it sees. In eval mode.
+def evidence(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool = False) -> torch.Tensor | None:
+    """(B, C, H, W), a direction in the outputs (B, outputs) of each -> (B, H, W) in 0..1, 1 where most moves the answer
+    that way; signed: in -1..1, below 0 where it is moved the other way. None where the architecture does not show what
+    it sees. In eval mode. What a score of the outputs rests on is found by its gradient in them as the direction: of
+    one output 1 there, of a class rather than the others 1 and less for these, of a cosine the other embedding.
 
     A head reads maps, pooled: the last one, or those of all stages. Gradient x map, summed over channels, is what each
     place adds to the output (HiResCAM, Draelos & Carin 2020, arXiv:2011.08891; of a linear head on mean-pooled maps it
-    is Grad-CAM), and those of several maps add up. Where a class token is read, what it attended to is followed through
-    the layers (gradient-weighted attention rollout, Chefer et al. 2021, arXiv:2103.15679, eqs. 5 and 6).
+    is Grad-CAM, of two such embeddings the parts of their similarity, Stylianou et al. 2019, arXiv:1901.00536), and
+    those of several maps add up. Where a class token is read, what it attended to is followed through the layers
+    (gradient-weighted attention rollout, Chefer et al. 2021, arXiv:2103.15679, eqs. 5 and 6).
     """
     if reading(network.backbone) is None:
         return None
-    places = torch.tensor(list(output), device=image.device)
-    parts = zip(image.split(AT_ONCE), places.split(AT_ONCE), strict=True)
-    found = torch.cat([_both(network, some, which, against) for some, which in parts])
-    found = found.detach().float().clamp(min=0)
-    return found / found.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    parts = zip(image.split(AT_ONCE), towards.to(image.device).split(AT_ONCE), strict=True)
+    found = torch.cat([_both(network, some, there, signed) for some, there in parts]).detach().float()
+    found = found if signed else found.clamp(min=0)
+    return found / found.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _both(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice) -> torch.Tensor:
-    """Of the image, and of its mirror image where the network answers by the mean of both."""
-    found = _of(network, image, output, against)
-    return found + _of(network, image.flip(3), output, against).flip(2) if network.mirror else found
+def _both(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
+    """Of the image, and of its mirror image where the network answers by the mean of both. signed: attention is only
+    followed upwards, so that what moves the answer down is what moves its opposite up."""
+    found = _of(network, image, towards)
+    found = found + _of(network, image.flip(3), towards).flip(2) if network.mirror else found
+    return found - _both(network, image, -towards, False) if signed else found
 
 
-def _of(network: Any, image: torch.Tensor, output: torch.Tensor, against: slice) -> torch.Tensor:
+def _of(network: Any, image: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     net, x, options = network.backbone, network._normalised(image), reading(network.backbone)
     assert options is not None
 
     def score(last: torch.Tensor, between: list[Any]) -> torch.Tensor:
         first, pooled = read(net, last, between)
-        logits = network.head(torch.cat([first, pooled.to(first.dtype)], 1) if network.stages else first)
-        rest = logits[:, against]
-        own = logits.gather(1, output[:, None])[:, 0]
-        return (own - rest.mean(1)).sum() if rest.shape[1] else own.sum()
+        return (
+            network.head(torch.cat([first, pooled.to(first.dtype)], 1) if network.stages else first) * towards
+        ).sum()
 
     prefix = getattr(net, "num_prefix_tokens", 0)
     with torch.enable_grad(), _attention(net) as seen:

@@ -114,9 +114,9 @@ class Network(nn.Module):
         scale, shift = self.scale.cpu(), self.shift.cpu() if self.unit else 0.0
         return weight * scale[:, None], own[1].float().cpu() * scale + shift
 
-    def evidence(self, image: torch.Tensor, output: Sequence[int], against: slice) -> torch.Tensor | None:
-        """Where what speaks for an output of each image is: see src/models/evidence.py."""
-        return evidence(self, image, output, against)
+    def evidence(self, image: torch.Tensor, towards: torch.Tensor, signed: bool = False) -> torch.Tensor | None:
+        """Where what moves the outputs of each image this way is: see src/models/evidence.py."""
+        return evidence(self, image, towards, signed)
 
     def reestimate(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """The BatchNorm statistics that training moves, for weights that are an average and saw no batch themselves."""

@@ -46,6 +46,16 @@ class Answers:
         return np.array([[c in names for c in self.classes] for names in self.target], dtype=bool)
 
     @property
+    def ordered(self) -> bool:
+        """Whether classes are levels."""
+        return self.kind == "class" and "expected" in self.more
+
+    def column(self, name: str) -> np.ndarray | None:
+        """(N,) numbers of another column; None where there is none, or not of all."""
+        cells = self.more.get(name, [])
+        return np.array(cells, dtype=np.float64) if cells and all(cells) else None
+
+    @property
     def taken(self) -> np.ndarray:
         return np.array([[c in names for c in self.classes] for names in self.prediction], dtype=bool)
 
@@ -84,7 +94,8 @@ class _Head:
         self.prediction = [place[key] for name in said if (key := f"prediction{name}") in place]
         self.p = [i for c in self.classes if (i := place.get(f"prob{own}/{c}")) is not None]
         used = {place["path"], *self.target, *self.prediction, *self.p}
-        self.more = {} if part else {n: i for n, i in place.items() if i not in used}
+        rest = {n: i for n, i in place.items() if i not in used}
+        self.more = {n.removesuffix(own): i for n, i in rest.items() if n.endswith(own)}  # of parts but their own
         self.rows: list[tuple[int, str, list[str], list[str], np.ndarray, list[str]]] = []
 
     def take(self, index: int, path: str, row: Sequence[str]) -> None:

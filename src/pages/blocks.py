@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Table:
 class Drawing:
     svg: str  # of src/pages/plots.py
     says: str = ""
+    figure: Any = None  # the same, where it is to be in TensorBoard, too
     kind: ClassVar[str] = "drawing"
 
 
@@ -50,23 +52,31 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Card:
-    """Pictures side by side, and what is said below them. heat: lies over the first picture."""
+    """Pictures side by side, and what is said below them. heats: what lies over them, of as many as have it."""
 
     pictures: Sequence[str]
     lines: Sequence[str]
-    heat: str = ""
+    heats: Sequence[str] = ()
     path: str = ""
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """(picture, what lies over it or '')"""
+        return list(itertools.zip_longest(self.pictures, self.heats, fillvalue=""))
 
 
 @dataclass(frozen=True)
 class Gallery:
+    """evidence: what the heats show."""
+
     cards: Sequence[Card]
     legend: Sequence[tuple[str, str]] = ()  # (colour, name)
+    evidence: str = "what speaks for the answer (red)"
     kind: ClassVar[str] = "gallery"
 
     @property
     def heated(self) -> bool:
-        return any(card.heat for card in self.cards)
+        return any(any(card.heats) for card in self.cards)
 
 
 Block = Text | Table | Drawing | Raster | Matrix | Gallery

@@ -17,6 +17,7 @@ from src.pages.answers import Answers, read
 from src.pages.blocks import Card
 
 SHOWN = 12  # images of a gallery
+MOVED = "what raises {0} (red) and what lowers it (blue)"
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,33 @@ class Facts:
         return self.view(split, paths.index(path))[:channels] if path in paths else None
 
     def cards(
-        self, answers: Answers, rows: Sequence[int], lines: Sequence[Sequence[str]], output: Sequence[int] | None = None
+        self,
+        answers: Answers,
+        rows: Sequence[int],
+        lines: Sequence[Sequence[str]],
+        towards: torch.Tensor | None = None,
+        signed: bool = False,
     ) -> list[Card]:
-        """Of these rows. output: that whose evidence is shown, of each."""
+        """Of these rows. towards: the direction in the network's outputs whose evidence is shown, of each."""
         views = [self.view(self.split, answers.index[i]) for i in rows]
-        heats = self._heats(answers, views, output) if output is not None and views else [""] * len(views)
+        heats = [""] * len(views) if towards is None else self.heats(views, towards, signed)
         return [
-            Card([pictures.uri(pictures.picture(view))], said, heat, answers.paths[i])
+            Card([pictures.uri(pictures.picture(view))], said, [heat], answers.paths[i])
             for i, view, said, heat in zip(rows, views, lines, heats, strict=True)
         ]
 
-    def _heats(self, answers: Answers, views: list[torch.Tensor], output: Sequence[int]) -> list[str]:
-        start = answers.outputs.start or 0
-        against = answers.outputs if answers.kind == "class" else slice(0, 0)
-        batch = torch.stack(views).contiguous(memory_format=torch.channels_last).to(self.network.mean.device)
-        found = self.network.evidence(batch, [start + int(i) for i in output], against)
+    def heats(self, views: Sequence[torch.Tensor], towards: torch.Tensor, signed: bool = False) -> list[str]:
+        """What moves the outputs of each image towards (n, outputs)."""
+        if not views:
+            return []
+        batch = torch.stack(list(views)).contiguous(memory_format=torch.channels_last).to(self.network.mean.device)
+        found = self.network.evidence(batch, towards.float(), signed)
         return [""] * len(views) if found is None else [pictures.heat(places.cpu()) for places in found]
+
+    def towards(self, answers: Answers, weights: torch.Tensor) -> torch.Tensor:
+        """(n, classes or numbers of this target) -> (n, outputs of the network)."""
+        found, spread = torch.zeros(len(weights), self.network.outputs), self.run.task.spread
+        block = spread.index(0.5) if isinstance(spread, tuple) else 0  # of several quantiles of each number
+        start = (answers.outputs.start or 0) + block * weights.shape[1]
+        found[:, start : start + weights.shape[1]] = weights.float()
+        return found

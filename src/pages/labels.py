@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from src.pages.answers import Answers
 from src.pages.blocks import Gallery, Section, Table, Text
@@ -18,6 +19,8 @@ def labels(facts: Facts) -> Iterator[Section]:
             yield Section(named("Label by label", answers), [_each(facts, answers)])
             yield Section(named("Said, and not there", answers), [_worst(facts, answers, False)])
             yield Section(named("There, and missed", answers), [_worst(facts, answers, True)])
+        if answers.kind == "labels" and len(answers):
+            yield Section(named("The least certain images", answers), [_least(facts, answers)])
 
 
 def _each(facts: Facts, answers: Answers) -> Table:
@@ -38,20 +41,30 @@ def _each(facts: Facts, answers: Answers) -> Table:
 
 
 def _worst(facts: Facts, answers: Answers, missed: bool) -> Gallery | Text:
-    """By the label of each image that is furthest from the truth. What speaks for one that was missed is not shown:
-    there is next to nothing."""
+    """By the label of each image that is furthest from the truth. For one that was missed next to nothing speaks: what
+    speaks against it is shown, too."""
     there, taken = answers.there, answers.taken
     wrong = there & ~taken if missed else taken & ~there
     away = np.where(wrong, np.abs(there - answers.p), 0.0)
-    output = away.argmax(1)
     rows = [i for i in np.argsort(-away.max(1), kind="stable")[:SHOWN].tolist() if wrong[i].any()]
-    if not rows:
-        return Text("None.")
+    return _gallery(facts, answers, rows, away.argmax(1), missed) if rows else Text("None.")
+
+
+def _least(facts: Facts, answers: Answers) -> Gallery:
+    """By the number of labels that are to be expected wrong; what is shown is of the one nearest to a coin's toss."""
+    doubt = np.minimum(answers.p, 1 - answers.p)
+    rows = np.argsort(-doubt.sum(1), kind="stable")[:SHOWN].tolist()
+    return _gallery(facts, answers, rows, doubt.argmax(1), True)
+
+
+def _gallery(facts: Facts, answers: Answers, rows: Sequence[int], output: np.ndarray, signed: bool) -> Gallery:
     lines = [
         [
             f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}",
-            "true: " + (", ".join(sorted(answers.target[i])) or "–"),
+            *(["true: " + (", ".join(sorted(answers.target[i])) or "–")] if answers.labelled else []),
         ]
         for i in rows
     ]
-    return Gallery(facts.cards(answers, rows, lines, None if missed else output[rows].tolist()))
+    towards = facts.towards(answers, torch.eye(len(answers.classes))[output[rows]])
+    speaks = "what speaks for the label (red)" + (" and against it (blue)" if signed else "")
+    return Gallery(facts.cards(answers, rows, lines, towards, signed), evidence=speaks)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from src.pages import pictures
-from src.pages.blocks import Card, Gallery, Section, Table
+from src.pages.blocks import Card, Gallery, Section, Table, Text
 from src.pages.facts import Facts
 
 EACH = 4  # of the worst, the middle and the best
+SURE = "By the mean, over the pixels, of the probability of what is said of them."
 
 
 def masks(facts: Facts) -> Iterator[Section]:
@@ -24,6 +25,10 @@ def masks(facts: Facts) -> Iterator[Section]:
         legend = [(pictures.colour(i), name) for i, name in enumerate(answers.classes) if i]
         cards = [_card(facts, int(answers.index[i]), answers.paths[i], float(iou[i])) for i in rows]
         yield Section("Masks: the worst, the middle, the best", [_each(facts, answers.classes), Gallery(cards, legend)])
+        if (sure := answers.column("sure")) is not None:
+            least = np.argsort(sure, kind="stable")[: 2 * EACH]
+            cards = [_card(facts, int(answers.index[i]), answers.paths[i], float(iou[i]), sure[i]) for i in least]
+            yield Section("The least certain images", [Text(SURE), Gallery(cards, legend)])
 
 
 def _each(facts: Facts, classes: tuple[str, ...]) -> Table:
@@ -33,16 +38,17 @@ def _each(facts: Facts, classes: tuple[str, ...]) -> Table:
     )
 
 
-def _card(facts: Facts, index: int, path: str, iou: float) -> Card:
+def _card(facts: Facts, index: int, path: str, iou: float, sure: float | None = None) -> Card:
     seen, channels = facts.view(facts.split, index), facts.run.spec.channels
     image, truth = seen[:channels], seen[channels] if len(seen) > channels else None
     network = facts.network
     with torch.inference_mode():
         found = network(image[None].to(network.mean.device)).argmax(1)[0].cpu()
-    shown = [
-        pictures.picture(image),
-        *([] if truth is None else [pictures.painted(image, truth)]),
-        pictures.painted(image, found),
-    ]
-    what = "image, truth, answer" if truth is not None else "image, answer"
-    return Card([pictures.uri(p) for p in shown], [what if iou != iou else f"{what}: IoU {iou:.3f}"], path=path)
+    shown, what = [pictures.picture(image), pictures.painted(image, found)], "image, answer"
+    if truth is not None:
+        shown[1:1] = [pictures.painted(image, truth)]
+        shown.append(pictures.wrong(image, truth, found))
+        what = "image, truth, answer, what is wrong"
+    told = [f"IoU {iou:.3f}"] if iou == iou else []
+    told += [] if sure is None else [f"sure {sure:.3f}"]
+    return Card([pictures.uri(p) for p in shown], [": ".join(filter(None, (what, ", ".join(told))))], path=path)

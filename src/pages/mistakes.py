@@ -1,15 +1,16 @@
-"""The worst mistakes and the least certain images, with what they were judged by."""
+"""Classes and levels: the worst mistakes and the least certain images, with what they were judged by."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from src.pages.answers import Answers
 from src.pages.blocks import Gallery, Section, Text
 from src.pages.classes import named
-from src.pages.facts import SHOWN, Facts
+from src.pages.facts import MOVED, SHOWN, Facts
 
 
 def mistakes(facts: Facts) -> Iterator[Section]:
@@ -18,24 +19,33 @@ def mistakes(facts: Facts) -> Iterator[Section]:
             continue
         sure = answers.p[np.arange(len(answers)), answers.said]
         if answers.labelled:
-            wrong = np.flatnonzero(answers.true != answers.said)
-            worst = wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN]
-            told = f"{len(wrong):,} of {len(answers):,} images are wrong; those that it was surest of come first."
-            gallery = [Gallery(_cards(facts, answers, worst))] if len(worst) else []
+            away = np.abs(answers.true - answers.said) if answers.ordered else answers.true != answers.said
+            wrong = np.flatnonzero(away)
+            worst = wrong[np.lexsort((-sure[wrong], -away[wrong].astype(int)))][:SHOWN]
+            first = "those furthest off" if answers.ordered else "those that it was surest of"
+            told = f"{len(wrong):,} of {len(answers):,} images are wrong; {first} come first."
+            gallery = [_gallery(facts, answers, worst)] if len(worst) else []
             yield Section(named("The worst mistakes", answers), [Text(told), *gallery])
         least = np.argsort(sure, kind="stable")[:SHOWN]
-        yield Section(named("The least certain images", answers), [Gallery(_cards(facts, answers, least))])
+        yield Section(named("The least certain images", answers), [_gallery(facts, answers, least)])
 
 
-def _cards(facts: Facts, answers: Answers, rows: np.ndarray) -> list:
-    lines = []
+def _gallery(facts: Facts, answers: Answers, rows: np.ndarray) -> Gallery:
+    lines, said = [], answers.said[rows]
     for i in rows:
-        p, said = answers.p[i], answers.said[i]
-        other = int(np.argsort(-p)[1] if p.argmax() == said else p.argmax())
-        told = [f"said {answers.classes[said]} {p[said]:.2f}"]
-        if answers.labelled and answers.true[i] != said:
+        p, own = answers.p[i], answers.said[i]
+        other = int(np.argsort(-p)[1] if p.argmax() == own else p.argmax())
+        told = [f"said {answers.classes[own]} {p[own]:.2f}"]
+        if answers.labelled and answers.true[i] != own:
             told.insert(0, f"true {answers.target[i]} {p[answers.true[i]]:.2f}")
         elif p[other] > 0.005:
             told.append(f"or {answers.classes[other]} {p[other]:.2f}")
         lines.append(told)
-    return facts.cards(answers, rows.tolist(), lines, [int(answers.said[i]) for i in rows])
+    p = torch.tensor(answers.p[rows])
+    if answers.ordered:  # the slope of the expected level in the logits
+        level = torch.arange(p.shape[1]).float()
+        weights = p * (level - (p @ level)[:, None])
+    else:
+        weights = torch.eye(p.shape[1])[said] - 1 / p.shape[1]
+    cards = facts.cards(answers, rows.tolist(), lines, facts.towards(answers, weights), answers.ordered)
+    return Gallery(cards, evidence=MOVED.format("the level")) if answers.ordered else Gallery(cards)

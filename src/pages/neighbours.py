@@ -1,10 +1,11 @@
-"""Retrieval: an image, and those that are found for it."""
+"""Retrieval: an image, and those that are found for it; what makes it look like the wrong one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from src.pages import pictures
 from src.pages.answers import Answers
@@ -12,6 +13,8 @@ from src.pages.blocks import Card, Gallery, Section, Text
 from src.pages.facts import Facts
 
 QUERIES, FOUND = 6, 5  # images that are asked for, of each kind; and shown
+HOW = "First the image that is asked for, then the nearest ones, by the cosine of their embeddings. ✓: the same class."
+ALIKE = "what makes the first two more alike than the first is to all images (red)"
 
 
 def neighbours(facts: Facts) -> Iterator[Section]:
@@ -21,15 +24,45 @@ def neighbours(facts: Facts) -> Iterator[Section]:
             z = np.load(file, allow_pickle=False)
             rows = range(0, len(answers), max(1, len(answers) // QUERIES))
             yield Section("What is found", [Text(HOW), *(_row(facts, answers, z, i) for i in list(rows)[:QUERIES])])
+            near = np.array([float(v or 0) for v in answers.more["similarity"]])
             if answers.labelled:
-                near = np.array([float(v or 0) for v in answers.more["similarity"]])
                 wrong = np.flatnonzero(np.array(answers.target) != np.array(answers.prediction))
-                worst = wrong[np.argsort(-near[wrong], kind="stable")][:QUERIES]
-                told = f"{len(wrong):,} of {len(answers):,} images have one of another class nearest; the surest first."
-                yield Section("The worst mistakes", [Text(told), *(_row(facts, answers, z, int(i)) for i in worst)])
+                worst = wrong[np.argsort(-near[wrong], kind="stable")][: 2 * QUERIES]
+                told = (
+                    f"{len(wrong):,} of {len(answers):,} images have one of another class nearest; the surest first. "
+                    "Each with that one, and with the nearest of its own class."
+                )
+                yield Section("The worst mistakes", [Text(told), *_beside(facts, answers, z, worst.tolist())])
+            told = "Nothing that is near: those whose nearest image is furthest away, with that one."
+            least = np.argsort(near, kind="stable")[: 2 * QUERIES]
+            yield Section("The least certain images", [Text(told), *_beside(facts, answers, z, least.tolist())])
 
 
-HOW = "First the image that is asked for, then the nearest ones, by the cosine of their embeddings. ✓: the same class."
+def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) -> Iterator[Gallery]:
+    """Each image, the nearest one with what makes the two alike, and, where that is of another class, the nearest of
+    its own."""
+    if not rows:
+        return
+    nearest, cards = [], []
+    for i in rows:
+        cosine = z @ z[i]
+        cosine[i] = -2
+        nearest.append(int(cosine.argmax()))
+    views = [facts.view(facts.split, answers.index[i]) for i in (*rows, *nearest)]
+    other = torch.tensor(z[[*nearest, *rows]] - z.mean(0))  # the slope of a cosine is the other embedding
+    heats = facts.heats(views, facts.towards(answers, other))
+    for place, (i, j) in enumerate(zip(rows, nearest, strict=True)):
+        shown = [pictures.uri(pictures.picture(views[k])) for k in (place, len(rows) + place)]
+        lines = [f"nearest: {answers.target[j] if answers.labelled else answers.paths[j]} {z[i] @ z[j]:.3f}"]
+        if answers.labelled:
+            lines.insert(0, f"asked: {answers.target[i]}")
+            own = [k for k, name in enumerate(answers.target) if name == answers.target[i] and k != i]
+            if own and answers.target[j] != answers.target[i]:
+                best = max(own, key=lambda k, i=i: float(z[i] @ z[k]))
+                shown.append(_uri(facts, answers, best))
+                lines.append(f"nearest of its own class {z[i] @ z[best]:.3f}")
+        cards.append(Card(shown, lines, [heats[place], heats[len(rows) + place]], answers.paths[i]))
+    yield Gallery(cards, evidence=ALIKE)
 
 
 def _row(facts: Facts, answers: Answers, z: np.ndarray, i: int) -> Gallery:

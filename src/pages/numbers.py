@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 
 from src.pages import plots
 from src.pages.answers import Answers
 from src.pages.blocks import Block, Drawing, Gallery, Section
 from src.pages.classes import named
-from src.pages.facts import SHOWN, Facts
+from src.pages.facts import MOVED, SHOWN, Facts
 
 MOST = 1500  # points of a plot
 
 
 def numbers(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
-        if answers.kind == "numbers" and answers.labelled and len(answers):
+        if answers.kind != "numbers" or not len(answers):
+            continue
+        if answers.labelled:
             true, said = np.array(answers.target), np.array(answers.prediction)
             blocks: list[Block] = []
             for i, name in enumerate(answers.classes):
                 blocks += _drawn(name, true[:, i], said[:, i])
             yield Section(named("Predicted and true", answers), blocks)
             yield Section(named("The furthest off", answers), [_worst(facts, answers, true, said)])
+        for gallery in _least(facts, answers):
+            yield Section(named("The least certain images", answers), [gallery])
 
 
 def _drawn(name: str, true: np.ndarray, said: np.ndarray) -> Iterator[Drawing]:
@@ -32,20 +38,43 @@ def _drawn(name: str, true: np.ndarray, said: np.ndarray) -> Iterator[Drawing]:
     own.plot(true[some], said[some], ".", color=plots.FIRST, alpha=0.45, markersize=5)
     own.axline((float(true.mean()), float(true.mean())), slope=1, color=plots.FAINT, linestyle="--", linewidth=1)
     own.set(xlabel=f"true {plots.short(name)}", ylabel="predicted")
-    yield Drawing(plots.svg(figure, f"scatter {name}"))
+    yield plots.drawn(figure, f"scatter {name}")
     figure, own = plots.axes()
     own.plot(said[some], (said - true)[some], ".", color=plots.SECOND, alpha=0.45, markersize=5)
     own.axhline(0, color=plots.FAINT, linestyle="--", linewidth=1)
     own.set(xlabel=f"predicted {plots.short(name)}", ylabel="predicted less true")
-    yield Drawing(plots.svg(figure, f"residuals {name}"))
+    yield plots.drawn(figure, f"residuals {name}")
 
 
 def _worst(facts: Facts, answers: Answers, true: np.ndarray, said: np.ndarray) -> Gallery:
     """By the error in deviations of the true numbers; of several the largest."""
     away = np.abs(said - true) / true.std(0).clip(min=1e-12)
     rows = np.argsort(-away.max(1), kind="stable")[:SHOWN]
-    names = [f"{plots.short(c)}: " for c in answers.classes] if len(answers.classes) > 1 else [""]
-    lines = [
-        [f"{c}true {t:.4g}, said {s:.4g}" for c, t, s in zip(names, true[i], said[i], strict=True)][:3] for i in rows
-    ]
-    return Gallery(facts.cards(answers, rows.tolist(), lines))
+    return _gallery(facts, answers, rows, away.argmax(1))
+
+
+def _least(facts: Facts, answers: Answers) -> Iterator[Gallery]:
+    """By the widest interval, in deviations of what is said, where each image has one of its own width."""
+    several = not answers.name and len(answers.classes) > 1
+    ends = [[answers.column(f"{side}/{c}" if several else side) for c in answers.classes] for side in ("low", "high")]
+    if any(end is None for side in ends for end in side):
+        return
+    wide = (np.array(ends[1]) - np.array(ends[0])).T
+    if (np.ptp(wide, axis=0) > 1e-3 * wide.mean(0)).any():
+        wide = wide / np.array(answers.prediction).std(0).clip(min=1e-12)
+        yield _gallery(facts, answers, np.argsort(-wide.max(1), kind="stable")[:SHOWN], wide.argmax(1), ends)
+
+
+def _gallery(facts: Facts, answers: Answers, rows: np.ndarray, output: np.ndarray, ends: Any = None) -> Gallery:
+    """What moved the number that `output` says of each image; it is told first."""
+    lines = []
+    for i in rows.tolist():
+        several, told = len(answers.classes) > 1, []
+        for k in sorted(range(len(answers.classes)), key=lambda k, i=i: k != output[i])[:3]:
+            name = f"{plots.short(answers.classes[k])}: " if several else ""
+            true = f"true {answers.target[i][k]:.4g}, " if answers.labelled else ""
+            reach = f" ({ends[0][k][i]:.4g} … {ends[1][k][i]:.4g})" if ends else ""
+            told.append(f"{name}{true}said {answers.prediction[i][k]:.4g}{reach}")
+        lines.append(told)
+    towards = facts.towards(answers, torch.eye(len(answers.classes))[output[rows]])
+    return Gallery(facts.cards(answers, rows.tolist(), lines, towards, True), evidence=MOVED.format("the number"))

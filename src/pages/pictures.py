@@ -32,10 +32,15 @@ def uri(image: Image.Image, lossless: bool | None = None) -> str:
 
 
 def heat(places: torch.Tensor) -> str:
-    """(h, w) in 0..1 -> red where it is 1, clear where it is no more than the mean; to be stretched over its image."""
-    v = np.asarray(Image.fromarray(places.numpy()).resize((28, 28), Image.Resampling.BILINEAR))
+    """(h, w) in -1..1 -> red where it is 1, blue where it is -1, clear where it is no further from 0 than the mean; to
+    be stretched over its image."""
+    scale = 28 / min(places.shape)
+    size = (round(places.shape[1] * scale), round(places.shape[0] * scale))
+    signed = np.asarray(Image.fromarray(places.numpy()).resize(size, Image.Resampling.BILINEAR))
+    v = np.abs(signed)
     v = ((v - v.mean()) / max(v.max() - v.mean(), 1e-6)).clip(0, 1)
-    pixels = np.stack([np.full_like(v, 255), 235 * (1 - v) ** 1.5, np.zeros_like(v), 170 * v**0.8], 2)
+    strong, pale, up = np.full_like(v, 255), 235 * (1 - v) ** 1.5, signed > 0
+    pixels = np.stack([np.where(up, strong, 0), pale, np.where(up, 0, strong), 170 * v**0.8], 2)
     return uri(Image.fromarray(pixels.round().astype(np.uint8), "RGBA"), lossless=True)
 
 
@@ -53,6 +58,15 @@ def painted(image: torch.Tensor, classes: torch.Tensor) -> Image.Image:
         if i:
             name = colour(int(i)) if i < 255 else "#888888"
             pixels[known == i] = [*(int(name[k : k + 2], 16) for k in (1, 3, 5)), 130]
+    over = Image.fromarray(pixels).resize(base.size, Image.Resampling.NEAREST)
+    return Image.alpha_composite(base, over).convert("RGB")
+
+
+def wrong(image: torch.Tensor, truth: torch.Tensor, found: torch.Tensor) -> Image.Image:
+    """The image in grey, and what is wrong in it in red; of pixels without a class nothing is known."""
+    base = picture(image).convert("L").convert("RGBA")
+    pixels = np.zeros((*truth.shape, 4), np.uint8)
+    pixels[((truth != found) & (truth < 255)).numpy()] = (230, 30, 30, 200)
     over = Image.fromarray(pixels).resize(base.size, Image.Resampling.NEAREST)
     return Image.alpha_composite(base, over).convert("RGB")
 

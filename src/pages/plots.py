@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-# Drawn in these, which nothing else has, and then replaced by the page's own (page.html: `:root`).
-INK, FAINT, FIRST, SECOND, THIRD = "#010203", "#010204", "#010205", "#010206", "#010207"
+from src.pages.blocks import Drawing
+
+# The page's own in the light (page.html: `:root`), which nothing else has: in a page each becomes its name.
+INK, FAINT, FIRST, SECOND, THIRD = "#1d2129", "#99a1ad", "#2166c9", "#c2500a", "#17804d"
 _OF_THE_PAGE = {INK: "--ink", FAINT: "--faint", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
 LONGEST = 22  # characters of a name on an axis
 
@@ -32,6 +34,11 @@ def axes(width: float = 5.2, height: float = 3.3) -> tuple[Any, Any]:
 
 def legend(own: Any) -> None:
     own.legend(frameon=False, labelcolor=INK, fontsize=10)
+
+
+def drawn(figure: Any, name: str, says: str = "") -> Drawing:
+    """Also for TensorBoard. name: no other figure of a page has it."""
+    return Drawing(svg(figure, name), says, figure)
 
 
 def svg(figure: Any, says: str) -> str:

@@ -78,7 +78,7 @@ def _diagram(
     own.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="how often it is right")
     own.set_xlabel("probability of the label" if answers.kind == "labels" else "probability of what is said")
     plots.legend(own)
-    return Drawing(plots.svg(figure, f"reliability {answers.name}"))
+    return plots.drawn(figure, f"reliability {answers.name}")
 
 
 def _wilson(p: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
@@ -95,4 +95,4 @@ def _left_out(answers: Answers, sure: np.ndarray, right: np.ndarray) -> Drawing:
     own.plot(100 * (some + 1) / len(risk), risk[some], color=plots.FIRST, linewidth=1.8)
     own.set(xlabel="the surest images that it answers, %", ylabel="of these wrong, %", xlim=(0, 100))
     own.set_ylim(bottom=0)
-    return Drawing(plots.svg(figure, f"risk {answers.name}"))
+    return plots.drawn(figure, f"risk {answers.name}")

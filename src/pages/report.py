@@ -26,10 +26,11 @@ from src.pages.page import html
 from src.pages.reliability import reliability
 from src.pages.robustness import robustness
 from src.pages.tensorboard import tensorboard
+from src.pages.unfamiliar import unfamiliar
 
 SECTIONS: tuple[Callable[[Facts], Iterator[Section]], ...] = (
     *(headline, decided, curves, classes, labels, numbers, masks, reliability),
-    *(mistakes, neighbours, doubts, duplicates, robustness, cost),
+    *(mistakes, neighbours, unfamiliar, doubts, duplicates, robustness, cost),
 )
 
 
@@ -37,9 +38,15 @@ def report(run: Run) -> None:
     """A page that cannot be drawn takes nothing from a run that is finished: it is told, and left out."""
     if not run.leader:
         return
-    for name, write in {"report/index.html": page, "model/README.md": described, "tensorboard": tensorboard}.items():
+    drawn: list[Section] = []
+    writers = {
+        "report/index.html": lambda: drawn.extend(page(run)),
+        "model/README.md": lambda: described(run),
+        "tensorboard": lambda: tensorboard(run, drawn),
+    }
+    for name, write in writers.items():
         try:
-            write(run)
+            write()
         except Exception as error:
             if os.environ.get("DEBUG"):
                 traceback.print_exc()
@@ -52,8 +59,8 @@ def described(run: Run) -> None:
         folder.write(run.model / "README.md", card(run))
 
 
-def page(run: Run) -> None:
-    """Writes report/index.html."""
+def page(run: Run) -> list[Section]:
+    """Writes report/index.html; -> what is in it."""
     facts, state = Facts(run), run.home.state()
     sections = [section for part in SECTIONS for section in part(facts)]
     name = run.cfg["model"].get("name", run.cfg["model"]["_target_"])
@@ -62,3 +69,4 @@ def page(run: Run) -> None:
     there.mkdir(exist_ok=True)
     title = f"{run.cfg['name']} · {run.home.path.name}"
     folder.write(there / "index.html", html(title, " · ".join(map(str, words)), sections, max(run.spec.size) <= 64))
+    return sections

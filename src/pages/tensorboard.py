@@ -1,31 +1,44 @@
-"""Writes the model card, and to TensorBoard what a fit cannot know: the recipe with all candidates, a picture of the
-predictions, and the settings beside the final metric."""
+"""Writes to TensorBoard what a fit cannot know: the recipe with all candidates, the pictures of the report, and the
+settings beside the final metric."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.contracts import Run
+from src.pages.blocks import Drawing, Gallery, Section
+from src.pages.sheets import sheet
 
 
-def tensorboard(run: Run) -> None:
+def tensorboard(run: Run, sections: Sequence[Section]) -> None:
+    """sections: of the report."""
     if "tensorboard" not in (run.cfg.get("logger") or {}):
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
     final = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
-    logger.log_hyperparams(words, final, step=int(metrics.get("fit/updates", 0)))
+    step = int(metrics.get("fit/updates", 0))
+    logger.log_hyperparams(words, final, step=step)
     recipe, predictions = (run.home.path / name for name in ("recipe.md", "predictions.csv"))
     if recipe.is_file():
         logger.experiment.add_text("recipe", recipe.read_text(encoding="utf-8"))
     if run.task.figure and predictions.is_file() and run.source.splits["test"].labelled:
         with predictions.open(encoding="utf-8", newline="") as stream:
             picture = run.task.figure(list(csv.DictReader(stream)), run.source.classes)
-        logger.experiment.add_figure("test/predictions", picture, metrics.get("fit/updates", 0))
+        logger.experiment.add_figure("test/predictions", picture, step)
+    for section in sections:
+        shown = [block for block in section.blocks if getattr(block, "figure", None) or block.kind == "gallery"]
+        for i, block in enumerate(shown):
+            tag = f"report/{section.title}" + (f"/{i + 1}" if len(shown) > 1 else "")
+            if isinstance(block, Drawing):
+                logger.experiment.add_figure(tag, block.figure, step)
+            elif isinstance(block, Gallery) and block.cards:
+                logger.experiment.add_image(tag, np.asarray(sheet(block)), step, dataformats="HWC")
     logger.finalize("success")
 
 

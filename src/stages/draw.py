@@ -15,24 +15,30 @@ from src.stats import confusions
 def answer(network: Any, view: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """The evaluation view of an image, uint8 (C, H, W), and the image's own size (h, w) -> the place of each pixel's
     class (h, w)."""
+    return _logits(network, view, size).argmax(1)[0].cpu()
+
+
+def _logits(network: Any, view: torch.Tensor, size: torch.Size) -> torch.Tensor:
     batch = view[None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        logits = network(batch.to(network.mean.device)).float()
-        return interpolate(logits, size, mode="bilinear").argmax(1)[0].cpu()
+        return interpolate(network(batch.to(network.mean.device)).float(), size, mode="bilinear")
 
 
-def masks(run: Run, network: Any, split: str) -> torch.Tensor:
-    """Writes masks/ for all images of a split; -> (N, C, C) counts, truth by answer, where there is a truth."""
-    counts = []
+def masks(run: Run, network: Any, split: str) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Writes masks/ for all images of a split; -> (N, C, C) counts, truth by answer, where there is a truth; and of
+    each image {sure: the mean probability of what is said of its pixels}."""
+    counts, rows = [], []
     network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     for path, size, view, truth in run.loaders.originals(split):
-        found = answer(network, view, size)
+        logits = _logits(network, view, size)
+        found = logits.argmax(1)[0].cpu()
+        rows.append({"sure": round(float(logits.softmax(1).amax(1).mean()), 6)})
         file = place(run.home.path / "masks", path)
         file.parent.mkdir(parents=True, exist_ok=True)
         run.loaders.painted(found).save(file)
         if truth is not None:
             counts.append(confusions(found[None], truth, network.outputs))
-    return torch.cat(counts) if counts else torch.zeros(0, network.outputs, network.outputs)
+    return torch.cat(counts) if counts else torch.zeros(0, network.outputs, network.outputs), rows
 
 
 def place(folder: Path, path: str) -> Path:

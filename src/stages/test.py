@@ -23,16 +23,17 @@ def test(run: Run) -> None:
     network, saved = run.load(), calibration(run)
     wide = run.decisions.needs_features(saved)
     if run.task.dense:
-        logits = masks(run, network, "test") if run.leader else torch.zeros(0)
+        logits, rows = masks(run, network, "test") if run.leader else (torch.zeros(0), None)
         index = torch.arange(len(run.source.splits["test"]))
         target = torch.zeros(len(logits), dtype=torch.long)
     else:
         see = (lambda image: torch.cat(network.both(image), 1)) if wide else None
         index, logits, target = predictions(run, network, "test", see)
+        rows = None
     if not run.leader:
         return
     logits, features = logits.tensor_split([network.outputs], 1) if wide else (logits, None)
-    rows = run.decisions.apply(saved, logits, features) if saved else None
+    rows = run.decisions.apply(saved, logits, features) if saved else rows
     shipped = run.decisions.scaled(saved, logits)
     folder.write(run.home.path / "predictions.csv", table(run, "test", index, shipped, rows))
     if run.task.embeds:
@@ -41,7 +42,7 @@ def test(run: Run) -> None:
         print("test: it has no labels; predictions.csv has what the model says, and val is all that was measured.")
         return
     found = {}
-    if rows:
+    if saved and rows:
         found = {f"test/{k}": v for k, v in run.decisions.measure(saved, logits, target, run.cfg["seed"]).items()}
         if "unfamiliar" in rows[0]:
             found["test/unfamiliar"] = sum(row["unfamiliar"] for row in rows) / len(rows)
