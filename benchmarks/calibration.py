@@ -22,8 +22,9 @@ from safetensors.torch import load_file  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
 from benchmarks.race import table  # noqa: E402
+from src import stats  # noqa: E402
 from src.data.table import rows  # noqa: E402
-from src.decisions import conformal, measures, scaling, unfamiliar  # noqa: E402
+from src.decisions import conformal, scaling, unfamiliar  # noqa: E402
 from src.models.saved import load_model  # noqa: E402
 from src.predict import answers  # noqa: E402
 
@@ -76,7 +77,7 @@ def probabilities(kept: dict[str, torch.Tensor], logits: torch.Tensor, target: t
         brier = (p - torch.nn.functional.one_hot(target, p.shape[1])).square().sum(1).mean()
         print(
             f"  {method:12} {how['method']:12} acc {100 * right.float().mean():.1f} nll {nll:.4f} brier {brier:.4f} "
-            f"ece {measures.ece(p.max(1).values, right):.4f}"
+            f"ece {stats.ece(p.max(1).values, right):.4f}"
         )
         if method != "auto":
             continue
