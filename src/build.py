@@ -170,7 +170,7 @@ def card(r: Run) -> list[str]:
         if name != "train" and split.labelled:
             target = torch.tensor(split.targets)
             value = metric(r.task, blind.expand(len(target), -1), target)
-            told += [] if value is None else [f"{name} {value:.3g}"]
+            told += [] if value is None else [f"{name} {value if abs(value) > 1e-12 else 0.0:.3g}"]
     said = [f"the best blind answer has {r.task.monitor.removeprefix('val/')}: {', '.join(told)}"] if told else []
     return [*audit_card(r.source, r.audit), *said]
 

@@ -117,3 +117,11 @@ def ece(confidence: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(N,) each: expected calibration error, the mean gap between them over bins of the confidence."""
     _, sure, hit = reliability(confidence, right)
     return (hit - sure).abs().sum() / len(confidence)
+
+
+def by_label(p: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(N, C) each, probabilities and whether a label is there -> nll, brier and ece (C,) of each label by itself."""
+    p, target = p.double(), target.double()
+    own = torch.where(target > 0, p, 1 - p).clamp(min=1e-12)
+    errors = torch.stack([ece(p[:, c], target[:, c]) for c in range(p.shape[1])])
+    return {"nll": -own.log().mean(0), "brier": (p - target).square().mean(0), "ece": errors.to(p.device)}

@@ -45,6 +45,21 @@ def test_a_known_temperature_is_found_and_changes_no_order(true, kind):
     assert torch.equal(scaling.scaled(how, found * true).argmax(1), found.argmax(1))
 
 
+def test_each_label_has_its_own_error_before_and_after_what_mends_it():
+    """Five labels, of which the second is said four times as surely as it is."""
+    found, _ = logits(4000, 0)
+    target = torch.bernoulli(found.sigmoid(), generator=torch.Generator().manual_seed(1))
+    found[:, 1] *= 4
+    how = scaling.vector(found, target, "labels")
+    said = decisions.measure({"kind": "labels", "classes": list("abcde"), "scaling": how}, found, target, 0)
+    for name in ("nll", "brier", "ece"):
+        each = [said[f"{label}/{name}"] for label in "abcde"]
+        assert said[name] == pytest.approx(sum(each) / 5, rel=1e-4)
+        before = {label: said[f"{label}/{name}/uncalibrated"] for label in "abcde"}
+        assert max(before, key=before.__getitem__) == "b" and said[f"b/{name}"] < 0.8 * before["b"]
+        assert said[f"c/{name}"] == pytest.approx(before["c"], abs=0.01)
+
+
 def test_a_factor_and_a_shift_a_class_are_taken_only_where_they_are_needed():
     factor, shift = torch.tensor([0.5, 1.0, 2.0, 1.0, 1.0]), torch.tensor([0.0, 2.0, 0.0, -2.0, 0.0])
     plain = [

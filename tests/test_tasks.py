@@ -2,6 +2,7 @@
 with the words of its table. Its metrics are scikit-learn's."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics as sk
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.contracts import Backbone, ConfigError, DataError, InputSpec
 from src.data.split import Division, assigned, blocks
@@ -126,6 +129,33 @@ def test_several_labels_get_thresholds_that_are_shipped_with_the_model(ran):
     for row in predicted:
         taken = [c for c, t in zip(classes, thresholds, strict=True) if float(row[f"prob/{c}"]) > t]
         assert row["prediction"] == "|".join(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task, evidence, others",
+    [
+        ("regression", "what raises the number (red)", {"The furthest off", "Predicted and true/1"}),
+        ("ordinal", "what raises the level (red)", {"How far to believe it"}),
+        ("multilabel", "what speaks for the label (red)", {"How far to believe it/2"}),
+    ],
+)
+def test_the_report_and_tensorboard_show_what_moved_the_answers(ran, task, evidence, others):
+    run = ran(task)
+    text = (run / "report" / "index.html").read_text(encoding="utf-8")
+    shown = "The furthest off" if task == "regression" else "The least certain images"
+    section = text.partition(f"<h2>{shown}</h2>")[2].partition("<h2>")[0]
+    assert evidence in section and section.count('class="heat"') == section.count('class="card"') == 12
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 1}).Reload()
+    tags = set(events.Tags()["images"])
+    assert {f"report/{name}" for name in (shown, "The least familiar images", *others)} <= tags
+    sheet = Image.open(io.BytesIO(events.Images(f"report/{shown}")[0].encoded_image_string)).convert("RGB")
+    assert np.ptp(np.asarray(sheet).astype(int), axis=2).max() > 100  # the images are grey, the evidence is not
+    if task == "multilabel":
+        said = found(run)
+        for name in ("nll", "brier", "ece"):
+            each = [said[f"test/{label}/{name}"] for label in ("cross", "disc", "frame", "lines")]
+            assert said[f"test/{name}"] == pytest.approx(sum(each) / 4, rel=1e-3, abs=1e-6) and f"val/{name}" in said
 
 
 @pytest.mark.slow

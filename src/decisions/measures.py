@@ -37,6 +37,11 @@ def measure(saved: Mapping[str, Any], logits: torch.Tensor, target: torch.Tensor
         everything = torch.arange(len(target))
         found |= {f"{name}/uncalibrated": float(values.double().mean()) for name, values in before[0].items()}
         found["ece/uncalibrated"] = float(before[1]["ece"](everything))
+        if kind == "labels":
+            for end, p in {"": now.sigmoid(), "/uncalibrated": logits.sigmoid()}.items():
+                for name, values in stats.by_label(p, target).items():
+                    each = zip(saved["classes"], values.tolist(), strict=True)
+                    found |= {f"{label}/{name}{end}": value for label, value in each}
         if saved.get("sets"):
             inside = conformal.sets(now.softmax(1), saved["sets"])
             size = inside.sum(1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Run
+from src.pages.facts import by_label
 
 MOST = 50  # classes that are listed
 PIPELINE = {"class": "image-classification", "labels": "image-classification", "mask": "image-segmentation"}
@@ -116,6 +117,7 @@ def _numbers(run: Run) -> list[str]:
     found = run.home.metrics()
     names = [k.partition("/")[2] for k in found if k.startswith(("val/", "test/"))]
     names = [n for n in dict.fromkeys(names) if n != "images" and not n.endswith(("/low", "/high", "/constant"))]
+    names = [n for n in names if n not in by_label(run)]
     lines = ["| metric | val | test | 95 % interval of test | best blind answer |", "|---|---|---|---|---|"]
     for name in names:
         low, high = found.get(f"test/{name}/low"), found.get(f"test/{name}/high")

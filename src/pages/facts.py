@@ -20,6 +20,12 @@ SHOWN = 12  # images of a gallery
 MOVED = "what raises {0} (red) and what lowers it (blue)"
 
 
+def by_label(run: Run) -> set[str]:
+    """Metrics of single labels, which are shown with the reliability alone."""
+    classes = run.source.classes if run.task.target == "labels" else ()
+    return {f"{c}/{name}{end}" for c in classes for name in ("nll", "brier", "ece") for end in ("", "/uncalibrated")}
+
+
 @dataclass(frozen=True)
 class Facts:
     run: Run

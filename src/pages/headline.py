@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.pages.blocks import Block, Section, Table, Text
-from src.pages.facts import Facts
+from src.pages.facts import Facts, by_label
 
 ASIDE = ("/low", "/high", "/constant", "/uncalibrated")
 BLIND = "NOT BETTER than the best answer that does not look at the images: they may not show what is asked."
@@ -43,7 +43,7 @@ def headline(facts: Facts) -> Iterator[Section]:
 def _measured(facts: Facts) -> Iterator[list[object]]:
     metrics = facts.metrics
     names = [k.partition("/")[2] for k in metrics if k.startswith(("test/", "val/")) and not k.endswith(ASIDE)]
-    for name in sorted(set(names) - {"images", facts.headline}, key=names.index):
+    for name in sorted(set(names) - {"images", facts.headline} - by_label(facts.run), key=names.index):
         test, val = metrics.get(f"test/{name}"), metrics.get(f"val/{name}")
         low, high = metrics.get(f"test/{name}/low"), metrics.get(f"test/{name}/high")
         bounds = "" if low is None or high is None else f"{low:.4f} – {high:.4f}"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from src.pages import pictures
+from src.pages.answers import Answers
 from src.pages.blocks import Card, Gallery, Section, Table, Text
 from src.pages.facts import Facts
 
@@ -23,11 +24,11 @@ def masks(facts: Facts) -> Iterator[Section]:
         middle = max(len(order) // 2 - EACH // 2, 0)
         rows = list(dict.fromkeys([*order[:EACH], *order[middle : middle + EACH], *order[-EACH:]]))
         legend = [(pictures.colour(i), name) for i, name in enumerate(answers.classes) if i]
-        cards = [_card(facts, int(answers.index[i]), answers.paths[i], float(iou[i])) for i in rows]
+        cards = [_card(facts, answers, int(i), float(iou[i])) for i in rows]
         yield Section("Masks: the worst, the middle, the best", [_each(facts, answers.classes), Gallery(cards, legend)])
         if (sure := answers.column("sure")) is not None:
             least = np.argsort(sure, kind="stable")[: 2 * EACH]
-            cards = [_card(facts, int(answers.index[i]), answers.paths[i], float(iou[i]), sure[i]) for i in least]
+            cards = [_card(facts, answers, int(i), float(iou[i]), float(sure[i])) for i in least]
             yield Section("The least certain images", [Text(SURE), Gallery(cards, legend)])
 
 
@@ -38,8 +39,8 @@ def _each(facts: Facts, classes: tuple[str, ...]) -> Table:
     )
 
 
-def _card(facts: Facts, index: int, path: str, iou: float, sure: float | None = None) -> Card:
-    seen, channels = facts.view(facts.split, index), facts.run.spec.channels
+def _card(facts: Facts, answers: Answers, i: int, iou: float, sure: float | None = None) -> Card:
+    seen, channels = facts.view(facts.split, answers.index[i]), facts.run.spec.channels
     image, truth = seen[:channels], seen[channels] if len(seen) > channels else None
     network = facts.network
     with torch.inference_mode():
@@ -51,4 +52,6 @@ def _card(facts: Facts, index: int, path: str, iou: float, sure: float | None = 
         what = "image, truth, answer, what is wrong"
     told = [f"IoU {iou:.3f}"] if iou == iou else []
     told += [] if sure is None else [f"sure {sure:.3f}"]
-    return Card([pictures.uri(p) for p in shown], [": ".join(filter(None, (what, ", ".join(told))))], path=path)
+    return Card(
+        [pictures.uri(p) for p in shown], [": ".join(filter(None, (what, ", ".join(told))))], path=answers.paths[i]
+    )

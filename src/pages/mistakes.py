@@ -24,6 +24,7 @@ def mistakes(facts: Facts) -> Iterator[Section]:
             worst = wrong[np.lexsort((-sure[wrong], -away[wrong].astype(int)))][:SHOWN]
             first = "those furthest off" if answers.ordered else "those that it was surest of"
             told = f"{len(wrong):,} of {len(answers):,} images are wrong; {first} come first."
+            told = told if len(wrong) else f"None of {len(answers):,} images is wrong."
             gallery = [_gallery(facts, answers, worst)] if len(worst) else []
             yield Section(named("The worst mistakes", answers), [Text(told), *gallery])
         least = np.argsort(sure, kind="stable")[:SHOWN]

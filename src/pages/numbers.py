@@ -73,8 +73,8 @@ def _gallery(facts: Facts, answers: Answers, rows: np.ndarray, output: np.ndarra
         for k in sorted(range(len(answers.classes)), key=lambda k, i=i: k != output[i])[:3]:
             name = f"{plots.short(answers.classes[k])}: " if several else ""
             true = f"true {answers.target[i][k]:.4g}, " if answers.labelled else ""
-            reach = f" ({ends[0][k][i]:.4g} … {ends[1][k][i]:.4g})" if ends else ""
-            told.append(f"{name}{true}said {answers.prediction[i][k]:.4g}{reach}")
+            told.append(f"{name}{true}said {answers.prediction[i][k]:.4g}")
+            told += [f"{ends[0][k][i]:.4g} … {ends[1][k][i]:.4g}"] if ends else []
         lines.append(told)
     towards = facts.towards(answers, torch.eye(len(answers.classes))[output[rows]])
     return Gallery(facts.cards(answers, rows.tolist(), lines, towards, True), evidence=MOVED.format("the number"))

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.contracts import Run
 from src.pages.blocks import Drawing, Gallery, Section
+from src.pages.facts import by_label
 from src.pages.sheets import sheet
 
 
@@ -21,7 +22,8 @@ def tensorboard(run: Run, sections: Sequence[Section]) -> None:
         return
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
-    final = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
+    told = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
+    final = {k: v for k, v in told.items() if k.removeprefix("test/") not in by_label(run)}
     step = int(metrics.get("fit/updates", 0))
     logger.log_hyperparams(words, final, step=step)
     recipe, predictions = (run.home.path / name for name in ("recipe.md", "predictions.csv"))

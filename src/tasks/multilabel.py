@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from src import threshold
 from src.contracts import Affine, Head, Task, Weights
+from src.stats import by_label
 from src.tasks.figures import chances
 from src.tasks.linear import Method, crossed, folds, moved, ridge, summed, varying, widened
 
@@ -170,7 +171,9 @@ def multilabel(classes: tuple[str, ...], monitor: str, mode: str, separator: str
                 "map_micro": Whole(map_micro),
                 "f1_macro": Whole(partial(f1, thresholds=cut, macro=True)),
                 "f1_micro": Whole(partial(f1, thresholds=cut, macro=False)),
+                "ece": Whole(lambda logits, target: by_label(logits.sigmoid(), target)["ece"].mean()),
                 "nll": Mean(nll),
+                "brier": Mean(lambda logits, target: (logits.sigmoid() - target).square().mean(1)),
             },
             compute_groups=False,
         )
