@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from src.models.network import Network
 from src.models.timm_backbone import timm_backbone
 from src.pages.facts import Facts
+from src.pages.pictures import wrong
 from src.pages.robustness import robustness
 from src.tasks.multiclass import multiclass
 from tests.conftest import SMALL
@@ -251,6 +252,15 @@ def test_of_a_number_its_own_patch_lights_up_and_of_a_label_its_own(name, epochs
     assert dark < bright  # what lowers it is below 0
     speaks = network.evidence(images, label)[there]
     assert lit(speaks, red[there]) > 5 and lit(speaks, lines[there]) < 1
+
+
+def test_what_is_wrong_in_a_mask_is_red_and_what_is_unknown_is_not():
+    image = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    truth, found = torch.zeros(4, 4, dtype=torch.long), torch.zeros(4, 4, dtype=torch.long)
+    truth[0, 0], truth[1], found[2, 3] = 1, 255, 2
+    pixels = np.asarray(wrong(image, truth, found)).astype(int)
+    assert [tuple(place) for place in np.argwhere(pixels[..., 0] > pixels[..., 1] + 50)] == [(0, 0), (2, 3)]
+    assert (pixels[3] == 100).all()
 
 
 def test_the_evidence_of_a_number_is_that_of_its_own_output():

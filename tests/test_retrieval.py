@@ -77,6 +77,10 @@ def test_images_of_classes_that_nobody_has_seen_are_found(ran, root):
     assert said["test/recall_at_1/low"] < said["test/recall_at_1"] < said["test/recall_at_1/high"]
     assert said["test/recall_at_5"] > said["test/recall_at_1"] > said["test/map_at_r"] > 11 / 83
     assert "test: 7 of 7 classes are new" in (ran / "screen.txt").read_text()
+    report = (ran / "report" / "index.html").read_text(encoding="utf-8")
+    worst = report.partition("<h2>The worst mistakes</h2>")[2].partition("<h2>")[0]
+    assert "more alike" in worst and "nearest of its own class" in worst
+    assert worst.count('class="heat"') == 2 * worst.count('class="card"') == 24
 
 
 @pytest.mark.slow

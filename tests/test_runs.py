@@ -274,7 +274,8 @@ def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tm
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/acc", "test/acc"} <= set(tags["scalars"])
-    assert set(tags["images"]) == {"train/images", "test/predictions"}
+    shown = {"The least certain images", "The least familiar images", "How far to believe it"}
+    assert {"train/images", "test/predictions", *(f"report/{name}" for name in shown)} <= set(tags["images"])
     assert len(events.Scalars("val/acc")) == 3
 
 

@@ -63,6 +63,9 @@ def test_masks_are_learnt_and_written_in_the_size_of_their_images(ran, root):
     with (ran / "predictions.csv").open() as stream:
         tested = list(csv.DictReader(stream))
     assert [row["target"] for row in tested] == [f"masks/{row['path']}" for row in tested]
+    assert all(1 / 3 < float(row["sure"]) <= 1 for row in tested)
+    report = (ran / "report" / "index.html").read_text(encoding="utf-8")
+    assert report.count(">image, truth, answer, what is wrong: IoU ") == 20 and report.count(", sure 0.") == 2 * 8
     found = [np.array(Image.open(ran / "masks" / row["path"])) for row in tested]
     true = [truth(root, row["path"]) for row in tested]
     assert {mask.shape for mask in (*found, *true)} == {(40, 56)} and set(np.unique(found)) <= {0, 100, 200}

@@ -53,7 +53,7 @@ def _before(facts: Facts, answers: Answers) -> np.ndarray | None:
     """(N, C) the probabilities before calibration, where its scaling (model.json) can be taken back."""
     scaling = (facts.model.get("calibration") or {}).get("scaling") or {}
     factor, shift = np.asarray(scaling.get("factor", 1.0)), np.asarray(scaling.get("shift", 0.0))
-    if not scaling or (answers.kind == "class" and factor.size > 1):
+    if scaling.get("method", "none") == "none" or (answers.kind == "class" and factor.size > 1):
         return None
     p = answers.p.astype(np.float64).clip(1e-12, 1 - 1e-12)
     if answers.kind == "labels":
@@ -66,7 +66,8 @@ def _before(facts: Facts, answers: Answers) -> np.ndarray | None:
 def _numbers(facts: Facts) -> list[list[str]]:
     metrics, end = facts.metrics, "/uncalibrated"
     keys = [k.removesuffix(end) for k in metrics if k.startswith("test/") and k.endswith(end) and k.count("/") == 2]
-    return [[k, f"{metrics[k + end]:.4f}", f"{metrics[k]:.4f}"] for k in keys if metrics.get(k) is not None]
+    rows = [[k, f"{metrics[k + end]:.4f}", f"{metrics[k]:.4f}"] for k in keys if metrics.get(k) is not None]
+    return rows if any(before != after for _, before, after in rows) else []  # nothing was calibrated
 
 
 def _by_label(answers: Answers, before: np.ndarray | None) -> Iterator[Block]:
@@ -100,7 +101,7 @@ def _diagram(answers: Answers, name: str, curves: Curves) -> Drawing:
         sure, right = (values / n for values in sums)
         low, high = stats.wilson(right, n, 1.96)
         bars = np.clip([right - low, high - right], 0, None)
-        how = {"linewidth": 1.6, "elinewidth": 1, "marker": "o", "markersize": 4}
+        how = {"linewidth": 0.8, "elinewidth": 1, "marker": "o", "markersize": 4}
         own.errorbar(sure, right, bars, color=colour, label=label, **how)
     labels = answers.kind == "labels"
     own.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="how often it is there" if labels else "how often it is right")
