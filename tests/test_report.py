@@ -241,7 +241,8 @@ def test_of_a_number_its_own_patch_lights_up_and_of_a_label_its_own(name, epochs
     there = target[:, 1] > 0
     with torch.no_grad():
         said = network(images)
-    assert float((said - target)[:, 0].square().mean()) < 0.2 and ((said[:, 1] > 0) == there).float().mean() > 0.95
+    assert torch.corrcoef(torch.stack([said[:, 0], target[:, 0]]))[0, 1] > 0.9
+    assert ((said[:, 1] > 0) == there).float().mean() > 0.95
     answers = SimpleNamespace(outputs=slice(None))
     facts = Facts(SimpleNamespace(task=SimpleNamespace(spread=None)))
     facts.__dict__["network"] = network

@@ -35,14 +35,12 @@ def evidence(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: b
 
 
 def _both(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
-    """Of the image, and of its mirror image where the network answers by the mean of both. signed: attention is only
-    followed upwards, so that what moves the answer down is what moves its opposite up."""
-    found = _of(network, image, towards)
-    found = found + _of(network, image.flip(3), towards).flip(2) if network.mirror else found
-    return found - _both(network, image, -towards, False) if signed else found
+    """Of the image, and of its mirror image where the network answers by the mean of both."""
+    found = _of(network, image, towards, signed)
+    return found + _of(network, image.flip(3), towards, signed).flip(2) if network.mirror else found
 
 
-def _of(network: Any, image: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+def _of(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
     net, x, options = network.backbone, network._normalised(image), reading(network.backbone)
     assert options is not None
 
@@ -60,6 +58,9 @@ def _of(network: Any, image: torch.Tensor, towards: torch.Tensor) -> torch.Tenso
             direct = [part for stage in between for part in stage] if network.stages else []
             slopes = torch.autograd.grad(score(last, between), [last, *direct, *seen], allow_unused=True)
             found = _followed([last, *direct], seen, slopes, options.get("indices"))
+            if signed:  # it is only followed upwards: what moves the answer down is what moves its opposite up
+                down = [None if slope is None else -slope for slope in slopes]
+                found = found - _followed([last, *direct], seen, down, options.get("indices"))
             return interpolate(found[:, prefix:].unflatten(1, grid)[:, None], image.shape[-2:], mode="bilinear")[:, 0]
         last = last.detach().requires_grad_()
         between = [_leaf(stage) for stage in between]

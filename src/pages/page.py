@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.pages.blocks import Block, Section, Table
-from src.pages.plots import short
+from src.pages.plots import ending, short
 
 HERE = Path(__file__).parent
 
@@ -23,7 +23,7 @@ def html(title: str, subtitle: str, sections: Sequence[Section], small: bool = F
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    engine.filters |= {"short": short, "said": said, "numeric": numeric, "runs": runs, "id": plain}
+    engine.filters |= {"short": short, "said": said, "numeric": numeric, "ending": ending, "runs": runs, "id": plain}
     page = engine.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     found = page.render(
         title=title, subtitle=subtitle, sections=sections, script=script, script_hash=digest, small=small

@@ -76,5 +76,11 @@ def short(name: object, most: int = LONGEST) -> str:
     return words if len(words) <= most else words[: most - 1] + "…"
 
 
+def ending(path: str, most: int) -> str:
+    """On one line; images of a folder differ at their end."""
+    words = " ".join(path.split())
+    return words if len(words) <= most else f"…{words[1 - most :]}"
+
+
 def line(ax: Any, points: Sequence[tuple[float, float]], colour: str, **how: Any) -> None:
     ax.plot([x for x, _ in points], [y for _, y in points], color=colour, **how)

@@ -88,7 +88,8 @@ def _by_label(answers: Answers, before: np.ndarray | None) -> Iterator[Block]:
         for name in found[0]:
             rows[-1] += [f"{one[name][i]:.4f}" for one in reversed(found)]
     for name in found[0]:
-        head += [name.upper() if name != "brier" else "Brier"] if before is None else [f"{name} before", "after"]
+        called = "Brier" if name == "brier" else name.upper()
+        head += [called] if before is None else [f"{called} before", f"{called} after"]
     yield Table(head, rows, sortable=True)
 
 

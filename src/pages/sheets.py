@@ -10,10 +10,11 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from src.pages.blocks import Card, Gallery
+from src.pages.plots import INK, ending
 
 SIDE, GAP, WIDE = 160, 4, 1000  # pixels of a picture, between two, and of a sheet
 LINE = 15
-PAPER, INK, FAINT = "white", "#1d2129", "#6b7480"
+PAPER, FAINT = "white", "#6b7480"
 
 
 def sheet(gallery: Gallery) -> Image.Image:
@@ -38,7 +39,10 @@ def sheet(gallery: Gallery) -> Image.Image:
 
 def _card(card: Card) -> Image.Image:
     width = len(card.pictures) * (SIDE + GAP) - GAP
-    lines = [*((line, INK) for line in card.lines), *([(card.path, FAINT)] if card.path else [])]
+    lines = [
+        *((line, INK) for line in card.lines),
+        *([(ending(card.path, 24 * len(card.pictures)), FAINT)] if card.path else []),
+    ]
     page = Image.new("RGB", (width, SIDE + 2 + LINE * len(lines)), PAPER)
     for i, (uri, heat) in enumerate(card.layers):
         picture = _decoded(uri).convert("RGBA")
