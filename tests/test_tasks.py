@@ -135,9 +135,9 @@ def test_several_labels_get_thresholds_that_are_shipped_with_the_model(ran):
 @pytest.mark.parametrize(
     "task, evidence, others",
     [
-        ("regression", "what raises the number (red)", {"The furthest off", "Predicted and true/1"}),
-        ("ordinal", "what raises the level (red)", {"How far to believe it"}),
-        ("multilabel", "what speaks for the label (red)", {"How far to believe it/2"}),
+        ("regression", "what raises the number (red)", {"The furthest off", "Predicted and true/scatter sine"}),
+        ("ordinal", "what raises the level (red)", {"How far to believe it/reliability"}),
+        ("multilabel", "what speaks for the label (red)", {"How far to believe it/reliability by label"}),
     ],
 )
 def test_the_report_and_tensorboard_show_what_moved_the_answers(ran, task, evidence, others):

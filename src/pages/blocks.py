@@ -31,6 +31,7 @@ class Drawing:
     svg: str  # of src/pages/plots.py
     says: str = ""
     figure: Any = None  # the same, where it is to be in TensorBoard, too
+    name: str = ""  # there
     kind: ClassVar[str] = "drawing"
 
 

@@ -27,15 +27,23 @@ def neighbours(facts: Facts) -> Iterator[Section]:
             near = np.array([float(v or 0) for v in answers.more["similarity"]])
             if answers.labelled:
                 wrong = np.flatnonzero(np.array(answers.target) != np.array(answers.prediction))
-                worst = wrong[np.argsort(-near[wrong], kind="stable")][: 2 * QUERIES]
+                worst = _pairs(answers, wrong[np.argsort(-near[wrong], kind="stable")])
                 told = (
                     f"{len(wrong):,} of {len(answers):,} images have one of another class nearest; the surest first. "
                     "Each with that one, and with the nearest of its own class."
                 )
-                yield Section("The worst mistakes", [Text(told), *_beside(facts, answers, z, worst.tolist())])
+                yield Section("The worst mistakes", [Text(told), *_beside(facts, answers, z, worst)])
             told = "Nothing that is near: those whose nearest image is furthest away, with that one."
-            least = np.argsort(near, kind="stable")[: 2 * QUERIES]
-            yield Section("The least certain images", [Text(told), *_beside(facts, answers, z, least.tolist())])
+            least = _pairs(answers, np.argsort(near, kind="stable"))
+            yield Section("The least certain images", [Text(told), *_beside(facts, answers, z, least)])
+
+
+def _pairs(answers: Answers, rows: np.ndarray) -> list[int]:
+    """The first ones that are not the same two images again."""
+    found: dict[frozenset[str], int] = {}
+    for i in rows.tolist():
+        found.setdefault(frozenset((answers.paths[i], answers.more["nearest"][i])), i)
+    return list(found.values())[: 2 * QUERIES]
 
 
 def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) -> Iterator[Gallery]:
@@ -43,16 +51,13 @@ def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) 
     its own."""
     if not rows:
         return
-    nearest, cards = [], []
-    for i in rows:
-        cosine = z @ z[i]
-        cosine[i] = -2
-        nearest.append(int(cosine.argmax()))
+    place, cards = {path: k for k, path in enumerate(answers.paths)}, []
+    nearest = [place[answers.more["nearest"][i]] for i in rows]
     views = [facts.view(facts.split, answers.index[i]) for i in (*rows, *nearest)]
     other = torch.tensor(z[[*nearest, *rows]] - z.mean(0))  # the slope of a cosine is the other embedding
     heats = facts.heats(views, facts.towards(answers, other))
-    for place, (i, j) in enumerate(zip(rows, nearest, strict=True)):
-        shown = [pictures.uri(pictures.picture(views[k])) for k in (place, len(rows) + place)]
+    for n, (i, j) in enumerate(zip(rows, nearest, strict=True)):
+        shown = [pictures.uri(pictures.picture(views[k])) for k in (n, len(rows) + n)]
         lines = [f"nearest: {answers.target[j] if answers.labelled else answers.paths[j]} {z[i] @ z[j]:.3f}"]
         if answers.labelled:
             lines.insert(0, f"asked: {answers.target[i]}")
@@ -61,7 +66,7 @@ def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) 
                 best = max(own, key=lambda k, i=i: float(z[i] @ z[k]))
                 shown.append(_uri(facts, answers, best))
                 lines.append(f"nearest of its own class {z[i] @ z[best]:.3f}")
-        cards.append(Card(shown, lines, [heats[place], heats[len(rows) + place]], answers.paths[i]))
+        cards.append(Card(shown, lines, [heats[n], heats[len(rows) + n]], answers.paths[i]))
     yield Gallery(cards, evidence=ALIKE)
 
 

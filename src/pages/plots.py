@@ -38,7 +38,7 @@ def legend(own: Any) -> None:
 
 def drawn(figure: Any, name: str, says: str = "") -> Drawing:
     """Also for TensorBoard. name: no other figure of a page has it."""
-    return Drawing(svg(figure, name), says, figure)
+    return Drawing(svg(figure, name), says, figure, name)
 
 
 def svg(figure: Any, says: str) -> str:

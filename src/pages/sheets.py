@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -37,10 +38,18 @@ def sheet(gallery: Gallery) -> Image.Image:
     return page
 
 
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """One above the other."""
+    page = Image.new("RGB", (max(one.width for one in sheets), sum(one.height for one in sheets)), PAPER)
+    for i, one in enumerate(sheets):
+        page.paste(one, (0, sum(other.height for other in sheets[:i])))
+    return page
+
+
 def _card(card: Card) -> Image.Image:
     width = len(card.pictures) * (SIDE + GAP) - GAP
     lines = [
-        *((line, INK) for line in card.lines),
+        *((part, INK) for line in card.lines for part in _wrapped(line, width)),
         *([(ending(card.path, 24 * len(card.pictures)), FAINT)] if card.path else []),
     ]
     page = Image.new("RGB", (width, SIDE + 2 + LINE * len(lines)), PAPER)
@@ -72,6 +81,15 @@ def _legend(page: Image.Image, gallery: Gallery) -> None:
 
 def _decoded(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """On two lines at the most."""
+    words = line.split()
+    for n in range(len(words), 0, -1):
+        if _font().getlength(first := " ".join(words[:n])) <= width:
+            return [first, *([_fitted(" ".join(words[n:]), width)] if n < len(words) else [])]
+    return [_fitted(line, width)]
 
 
 def _fitted(line: str, width: int) -> str:

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from src.contracts import Run
 from src.pages.blocks import Drawing, Gallery, Section
 from src.pages.facts import by_label
-from src.pages.sheets import sheet
+from src.pages.sheets import sheet, stacked
 
 
 def tensorboard(run: Run, sections: Sequence[Section]) -> None:
@@ -34,13 +34,12 @@ def tensorboard(run: Run, sections: Sequence[Section]) -> None:
             picture = run.task.figure(list(csv.DictReader(stream)), run.source.classes)
         logger.experiment.add_figure("test/predictions", picture, step)
     for section in sections:
-        shown = [block for block in section.blocks if getattr(block, "figure", None) or block.kind == "gallery"]
-        for i, block in enumerate(shown):
-            tag = f"report/{section.title}" + (f"/{i + 1}" if len(shown) > 1 else "")
-            if isinstance(block, Drawing):
-                logger.experiment.add_figure(tag, block.figure, step)
-            elif isinstance(block, Gallery) and block.cards:
-                logger.experiment.add_image(tag, np.asarray(sheet(block)), step, dataformats="HWC")
+        for block in section.blocks:
+            if isinstance(block, Drawing) and block.figure:
+                logger.experiment.add_figure(f"report/{section.title}/{block.name.strip()}", block.figure, step)
+        if galleries := [block for block in section.blocks if isinstance(block, Gallery) and block.cards]:
+            picture = np.asarray(stacked([sheet(gallery) for gallery in galleries]))
+            logger.experiment.add_image(f"report/{section.title}", picture, step, dataformats="HWC")
     logger.finalize("success")
 
 
