@@ -11,7 +11,6 @@ measured is in RUN_DIR/evaluations/NAME/: metrics.json, predictions.csv, robustn
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import time
@@ -20,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src import check, folder
+from src import check, folder, tables
 from src.check import configs
 from src.check.words import Word, parsed, sorted_out
 from src.contracts import ConfigError, DataError, Run, Source, Split
@@ -125,15 +124,27 @@ def finished(home: folder.RunFolder) -> dict[str, Any]:
 
 def splits(run: Path, labels: Any, classes: tuple[str, ...]) -> dict[str, Split]:
     """The splits of a run as it wrote them down: so its training images need not be there any more."""
-    with (run / "split.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    encode, blank, found = labels.encoder(classes), labels.blank(classes), {}
-    for name in dict.fromkeys(row["split"] for row in rows):
-        mine = [row for row in rows if row["split"] == name]
-        cells = [tuple(row[column] for column in labels.columns) for row in mine]
-        there = name != "test" or any(any(cell) for cell in cells)
-        targets = tuple(encode(cell) if there else blank for cell in cells)
-        found[name] = Split(tuple(row["path"] for row in mine), targets, labelled=there)
+    file, encode, blank = run / "split.csv", labels.encoder(classes), labels.blank(classes)
+    parts: dict[str, list[tuple[int, str, tuple[str, ...]]]] = {"train": [], "val": [], "test": []}
+    line = 1
+    for line, row in enumerate(tables.read(file, ("path", "split", *labels.columns)), start=2):
+        if row["split"] not in parts:
+            raise tables.damaged(file, line, f"{row['split']!r} is no split")
+        parts[row["split"]].append((line, row["path"], tuple(row[column] for column in labels.columns)))
+    if lacking := [name for name in ("train", "val") if not parts[name]]:
+        raise tables.damaged(file, line, f"it ends without an image of {lacking[0]}")
+
+    def target(line: int, cells: tuple[str, ...]) -> Any:
+        try:
+            return encode(cells)
+        except (KeyError, ValueError) as error:
+            raise tables.damaged(file, line, f"{', '.join(cells)!r} is no label of this run") from error
+
+    found = {}
+    for name, rows in ((name, rows) for name, rows in parts.items() if rows):
+        there = name != "test" or any(any(cells) for *_, cells in rows)
+        targets = tuple(target(line, cells) if there else blank for line, _, cells in rows)
+        found[name] = Split(tuple(path for _, path, _ in rows), targets, labelled=there)
     return found
 
 

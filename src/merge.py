@@ -8,7 +8,6 @@ masks have metrics.json alone.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -18,9 +17,10 @@ from typing import Any
 
 import torch
 
-from src import few, folder
+from src import few, folder, tables
 from src.contracts import ConfigError, DataError
 from src.factory import make
+from src.tables import read
 
 ASIDE = ("/low", "/high", "/constant")  # what stands beside a metric
 Row = dict[str, str]
@@ -36,11 +36,6 @@ def runs(sweep: Path) -> list[Path]:
             "Name the folder above the runs, as logs/NAME after `train.py -m name=NAME data.fold=0,1,2,3,4`."
         )
     return found
-
-
-def read(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def logits(rows: list[Row], task: Any, facts: dict[str, Any]) -> torch.Tensor:
@@ -107,7 +102,7 @@ def merge(sweep: Path) -> dict[str, float]:
 def _refuse_overlaps(folds: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for fold in folds:
-        mine = [row["path"] for row in read(fold / "split.csv") if row["split"] == "val"]
+        mine = [row["path"] for row in read(fold / "split.csv", ("path", "split")) if row["split"] == "val"]
         if twice := next((path for path in mine if path in seen), None):
             raise DataError(
                 f"{twice} is in val of {seen[twice]} and of {fold}: these are not folds of one division.\n"
@@ -142,11 +137,7 @@ def _write(
     """The table of these images, by their logits `found`; -> its metrics, where there are labels."""
     columns = [key for key in rows[0] if key == "target" or key.startswith("target/")]
     said = task.decode(found, **tuned)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        out = csv.DictWriter(stream, ["path", *columns, *said[0]])
-        out.writeheader()
-        for row, more in zip(rows, said, strict=True):
-            out.writerow({"path": row["path"], **{column: row[column] for column in columns}, **more})
+    tables.write(file, ({c: row[c] for c in ("path", *columns)} | more for row, more in zip(rows, said, strict=True)))
     told = [tuple(row[column] for column in columns) for row in rows]
     if any(labels.fault(cells) for cells in told) or not any(map(any, told)):
         return {}

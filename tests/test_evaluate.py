@@ -91,7 +91,18 @@ def test_words_that_cannot_be_obeyed_are_refused_and_nothing_is_written(run, sai
 def test_a_run_without_a_model_is_refused_with_what_to_do(run, tmp_path):
     with pytest.raises(ConfigError, match="no run folder"):
         evaluate(str(tmp_path), [])
-    half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("model"))
+    half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("evaluations"))
+    rows = (half / "split.csv").read_text().splitlines()
+    for number, spoilt, why in (
+        (3, "train/left/0.png", "as many cells"),
+        (2, rows[1].replace("left", "lft"), "no label"),
+        (4, rows[3].replace("train", "tarin"), "no split"),
+        (1, "path,split", "no column target"),
+    ):
+        (half / "split.csv").write_text("\n".join([*rows[: number - 1], spoilt, *rows[number:]]))
+        with pytest.raises(DataError, match=rf"split\.csv, line {number}: .*{why}.*\n.*train again"):
+            evaluate(str(half), [])
+    shutil.rmtree(half / "model")
     with pytest.raises(ConfigError, match=r"train\.py resume="):
         evaluate(str(half), [])
 
