@@ -111,9 +111,7 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
     """One run, in a process that has imported everything already: how it tests, and how its trained head alone does."""
     import runpy
 
-    from omegaconf import OmegaConf
-
-    from src import folder, resume
+    from src import folder
     from src.build import build
     from src.stages.candidates import restored
     from src.stages.predict import measure, predictions
@@ -129,8 +127,7 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
         except SystemExit as end:
             if end.code:
                 raise RuntimeError(f"{name}: {screen} says why") from None
-        saved = OmegaConf.load(home.config)
-        r = build(resume.plain(saved), home)
+        r = build(home.words(), home)
         alone = measure(r, "test", *predictions(r, restored(r, "ema"), "test")[1:])["test/acc"]
     found, state, usage = home.metrics(), home.state(), resource.getrusage(resource.RUSAGE_SELF)
     shutil.rmtree(home.path)

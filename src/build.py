@@ -100,7 +100,7 @@ def fork(
     """The same run with checkpoints of its own, below those of `r`: at `rate` times the learning rate; only the first
     `epochs` of the schedule; on train and val together, where nothing can be validated."""
     place, source = r.checkpoints / name, r.source
-    cfg = resume.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
+    cfg = folder.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
     cfg["logger"], cfg["callbacks"] = {}, cfg.get("callbacks") or {}
     cfg["optimizer"]["lr"] *= rate
     if epochs:

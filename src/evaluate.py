@@ -108,18 +108,13 @@ def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any]
 
 def finished(home: folder.RunFolder) -> dict[str, Any]:
     """The config of a run whose model is there."""
-    from omegaconf import OmegaConf
-
-    if not home.config.is_file():
-        raise ConfigError(f"RUN_DIR={home.path}: that is no run folder (no config.yaml).\nName one that a run printed.")
+    saved = home.words()
     if "select" not in (done := home.state().get("done", [])) or not (home.path / "model" / "model.json").is_file():
         raise ConfigError(
             f"RUN_DIR={home.path}: the run has no model yet; its stages {', '.join(done) or 'none'} are done.\n"
             f"Finish it: python train.py resume={home.path}"
         )
-    saved = OmegaConf.to_container(OmegaConf.load(home.config))
-    assert isinstance(saved, dict)
-    return {str(key): value for key, value in saved.items()}
+    return saved
 
 
 def splits(run: Path, labels: Any, classes: tuple[str, ...]) -> dict[str, Split]:
@@ -209,13 +204,11 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
     run = folder.RunFolder(Path(run_dir).expanduser().absolute())
     saved = finished(run)
     said, composed = words(texts, was := option(saved["data"]))
-    from src import resume
     from src.run import quiet
     from src.stages.robustness import robustness, tests
     from src.stages.test import test
 
     quiet()
-    saved = resume.moved(saved, saved["run_dir"], str(run.path))
     cfg = configured(saved, said, composed, was)
     name = next((str(w.values[0]) for w in said if w.key == "name"), None) or _named(cfg)
     place = run.path / "evaluations" / name

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from src import folder
 from src.contracts import ConfigError, DataError
@@ -87,7 +86,7 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
     """Images of the run, evenly over its split; drawn ones where those are not there any more."""
     spec = predictor.network.spec
     try:
-        words = yaml.safe_load((Path(run_dir) / "config.yaml").read_text(encoding="utf-8"))
+        words = folder.RunFolder(Path(run_dir)).words()
         source = make(words["data"]["source"])
         images = source.splits[split]
         count = min(most, len(images))
@@ -96,7 +95,7 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
         known = images.labelled and not predictor.task.dense
         target = torch.tensor([images.targets[i] for i in chosen]) if known else None
         return Pictures(views, f"{len(views)} images of {split}", target)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error).split("\n")[0][:200]
         draw = torch.Generator().manual_seed(0)
         coarse = torch.randint(0, 256, (32, spec.channels, 8, 8), generator=draw).float()

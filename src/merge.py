@@ -22,7 +22,6 @@ from src.contracts import ConfigError, DataError
 from src.factory import make
 from src.tables import read
 
-ASIDE = ("/low", "/high", "/constant")  # what stands beside a metric
 Row = dict[str, str]
 
 
@@ -113,10 +112,9 @@ def _refuse_overlaps(folds: list[Path]) -> None:
 
 def over(folds: list[Path]) -> dict[str, float]:
     """The mean of each metric over the folds, and its 95 % interval."""
-    said, measured = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
-    for key in sorted(set.intersection(*(set(m) for m in measured))):
-        values = [m[key] for m in measured]
-        if key.startswith(("val/", "test/")) and not key.endswith(("/images", *ASIDE)) and None not in values:
+    said, found = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
+    for key in sorted(set.intersection(*(set(folder.measured(metrics)) for metrics in found))):
+        if None not in (values := [metrics[key] for metrics in found]):
             centre, half = few.interval(values)
             said |= {f"folds/{key}": centre, f"folds/{key}/low": centre - half, f"folds/{key}/high": centre + half}
     return said

@@ -31,7 +31,6 @@ OPTIONS = {
     "against": Rule("the folder of another group", TEXT.holds) | NULL,
     "workers": whole("1 <= x"),
 }
-ASIDE = ("/low", "/high", "/constant", "/images", "/epochs", "/updates", "/epoch")  # what is no metric
 Table = dict[str, dict[str, float]]  # metric -> run -> value
 
 
@@ -100,8 +99,9 @@ def gathered(place: Path, runs: Sequence[str] | Mapping[str, Any]) -> Table:
     table: Table = {}
     for name in runs:
         if jobs.state(place / name).get("state") == "finished":
-            for key, value in jobs.metrics(place / name).items():
-                if value is not None and key.startswith(("val/", "test/")) and not key.endswith(ASIDE):
+            found = jobs.metrics(place / name)
+            for key in folder.measured(found):
+                if (value := found[key]) is not None:
                     table.setdefault(key, {})[name] = value
     return table
 

@@ -81,7 +81,7 @@ def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
         traceback.print_exc()
     name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
     hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
-    words = resume.saved(home) if home else None
+    words = home.words() if home and home.config.is_file() else None
     if home and (lost := world.lost(error)):
         again = report_card.resume_command(home)
         told = f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
