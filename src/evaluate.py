@@ -38,14 +38,12 @@ ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": Fal
 
 def option(data: Mapping[str, Any]) -> str:
     """Which yaml of configs/data a run was made with."""
-    trees = {name: configs.tree(f"data/{name}") for name in configs.groups()["data"]}
-    alike = [n for n, tree in trees.items() if tree["source"]["_target_"] == data["source"]["_target_"]]
-    if not alike:
+    if (name := configs.option("data", data)) not in configs.groups()["data"]:
         raise ConfigError(
             f"The run read its images with {data['source']['_target_']}, which no yaml in configs/data names.\n"
             "Put that yaml back, or name other data: data=folder data.root=DIR."
         )
-    return max(alike, key=lambda name: len(set(trees[name]) & set(data)))
+    return name
 
 
 def words(texts: Sequence[str], was: str) -> tuple[list[Word], dict[str, Any]]:

@@ -19,6 +19,7 @@ import torch
 
 from src import few, folder, tables
 from src.contracts import ConfigError, DataError
+from src.doors import opened
 from src.factory import make
 from src.tables import read
 
@@ -148,11 +149,11 @@ def _write(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.merge", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the folder that holds the folds' run folders")
-    try:
-        said = merge(Path(parser.parse_args().sweep))
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
+    sweep = Path(parser.parse_args().sweep)
+    return opened(lambda: show(merge(sweep)))
+
+
+def show(said: dict[str, float]) -> None:
     for key, value in said.items():
         if not key.endswith(("/low", "/high")):
             low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
@@ -160,7 +161,6 @@ def main() -> int:
             print(f"{key:24} {value:.4f}{bounds}")
     if not any(key.startswith("oof/") for key in said):
         print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -16,10 +14,10 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, folder, hardware, recipe, report_card, resume, signals, world
+from src import combined, doors, folder, hardware, recipe, report_card, resume, signals, world
 from src.build import build, card, prepare
 from src.check import configs
-from src.contracts import ConfigError, DataError, Run
+from src.contracts import Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.pages.report import report
@@ -48,16 +46,13 @@ def job(cfg: DictConfig) -> int:
         home = resume.open_home(cfg)
         run(cfg, home)
         return 0
-    except (ConfigError, DataError) as error:
-        code = 2 if isinstance(error, ConfigError) else 3
-        _tell(error)
     except signals.Stopped as stop:
         # Lightning's launcher would kill rank 0, which may still be saving, when another one ends with a code
         code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
             print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
     except Exception as error:
-        _tell(error, home)
+        code = doors.told(error, _why(error, home) if home else "")
     finally:
         signals.defer(False)
     if home and home.locked and home.state().get("state") == "running":
@@ -76,18 +71,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 
-def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
-    if os.environ.get("DEBUG"):
-        traceback.print_exc()
-    name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
-    hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
-    words = home.words() if home and home.config.is_file() else None
-    if home and (lost := world.lost(error)):
+def _why(error: Exception, home: folder.RunFolder) -> str:
+    """What is behind a fault that lies in no word of the user; '' where that is not known."""
+    if lost := world.lost(error):
         again = report_card.resume_command(home)
-        told = f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
-    else:
-        told = (words and hardware.too_large(error, words)) or f"{name}{error}"
-    print(f"\n{told}{hint}", file=sys.stderr)
+        return f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
+    return hardware.too_large(error, home.words()) if home.config.is_file() else ""
 
 
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from src.contracts import ConfigError
+from src.doors import HINT
 from src.folder import RunFolder
 
 Place = dict[str, str]  # what the environment says of the devices and cores that a job may use
@@ -22,7 +23,6 @@ TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
 REPEAT = (sys.executable, "-m", "src.repeat")
 AGAIN = 2  # times that a job is begun again when somebody else has ended it
 SECONDS = 0.2  # between two looks at the jobs
-HINT = "DEBUG=1 shows where."
 
 
 class Job:
@@ -125,7 +125,7 @@ def state(folder: Path) -> dict[str, Any]:
     return RunFolder(folder).state()
 
 
-def metrics(folder: Path) -> Mapping[str, float | None]:
+def metrics(folder: Path) -> dict[str, Any]:
     return RunFolder(folder).metrics()
 
 
