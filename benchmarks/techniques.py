@@ -26,8 +26,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from runs import ROOT, read
 
-ROOT = Path(__file__).parent.parent
 SETS = ("weather", "signs", "clothing")
 IMAGES, MOST = 400, 1_000  # that are trained on, and tested on
 TECHNIQUES: dict[str, list[str]] = {
@@ -140,11 +140,6 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
 def commit() -> str:
     asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The runs; none where there is no such file yet."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def paired(rows: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:

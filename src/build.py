@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src import combined, decisions, folder, hardware, report_card, resume, world
+from src import combined, decisions, folder, hardware, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
@@ -141,7 +141,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(
+        screen.cards(
             home,
             r.source,
             card(r),

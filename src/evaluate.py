@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,8 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
     home = folder.RunFolder(place)
     if home.state().get("of", where) != where:
         raise ConfigError(f"name={name}: {place} holds an evaluation on other data.\nSet name to another one.")
-    with home.lock():
+    shared = not cfg["elsewhere"] and any(word.key == "robustness" for word in said)  # it is the run's, too
+    with home.lock(), run.lock() if shared else nullcontext():
         r = prepared(run.path, cfg, home)
         tests(r)
         for old in ("metrics.json", "predictions.csv", "robustness.json"):
@@ -225,7 +227,7 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
         test(r)
         _tell(home.metrics(), run.metrics())
         robustness(r)
-        if not cfg["elsewhere"] and (file := place / "robustness.json").is_file():
+        if shared and (file := place / "robustness.json").is_file():
             folder.write(run.path / "robustness.json", file.read_bytes())
     print(f"in       {place}", flush=True)
     return home.metrics()

@@ -14,7 +14,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, doors, folder, hardware, recipe, report_card, resume, signals, world
+from src import combined, doors, folder, hardware, recipe, resume, screen, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import Run
@@ -50,7 +50,7 @@ def job(cfg: DictConfig) -> int:
         # Lightning's launcher would kill rank 0, which may still be saving, when another one ends with a code
         code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
-            print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
+            print(f"\nStopped. To go on: {screen.resume_command(home)}", file=sys.stderr)
     except Exception as error:
         code = doors.told(error, _why(error, home) if home else "")
     finally:
@@ -74,7 +74,7 @@ def quiet() -> None:
 def _why(error: Exception, home: folder.RunFolder) -> str:
     """What is behind a fault that lies in no word of the user; '' where that is not known."""
     if lost := world.lost(error):
-        again = report_card.resume_command(home)
+        again = screen.resume_command(home)
         return f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
     return hardware.too_large(error, home.words()) if home.config.is_file() else ""
 
@@ -89,7 +89,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
             if leader:
                 home.update(state="finished")
                 print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
-                report_card.last_screen(home)
+                screen.last_screen(home)
             return home.metrics()
         r = build(words, home)
         for name in STAGES:
@@ -97,7 +97,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 home.once(STAGES[name], r, r.leader)
         if leader:
             home.update(state="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-            report_card.last_screen(home)
+            screen.last_screen(home)
         return home.metrics()
 
 
@@ -109,8 +109,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         return cfg
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
-    where = hardware.accelerator(words)
-    device = {"gpu": "cuda"}.get(where, where)
+    where, device = hardware.accelerator(words), hardware.device(words)
     r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
     words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
     possible(r, given)
@@ -120,7 +119,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
     plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
-    folder.write(home.path / "recipe.md", report_card.recipe(card(r), plan, typed, probed))
+    folder.write(home.path / "recipe.md", screen.recipe(card(r), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +268,7 @@ def test_a_changed_description_is_refused_and_nothing_in_it_runs(tmp_path, fault
     monkeypatch.chdir(tmp_path)
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "images"), "--out", str(tmp_path / "out.csv")]
     monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr(door.warnings, "showwarning", None)
+    monkeypatch.setattr(warnings, "showwarning", None)
     assert door.main() == 2
     said = capsys.readouterr().err
     assert fault in said and "Traceback" not in said

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from src import tables
+from src import hardware, tables
 from src.contracts import Run
 from src.pages import pictures
 from src.pages.answers import Answers, read
@@ -44,7 +44,7 @@ class Facts:
 
     @cached_property
     def network(self) -> Any:
-        return self.run.load().to("cuda" if torch.cuda.is_available() else "cpu")
+        return self.run.load().to(hardware.device(dict(self.run.cfg)))
 
     @cached_property
     def model(self) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from src.folder import measured
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.facts import Facts
-
-BLIND = "NOT BETTER than the best answer that does not look at the images: they may not show what is asked."
+from src.screen import BLIND, said
 
 
 def headline(facts: Facts) -> Iterator[Section]:
@@ -48,7 +47,3 @@ def _measured(facts: Facts) -> Iterator[list[object]]:
         low, high = metrics.get(f"test/{name}/low"), metrics.get(f"test/{name}/high")
         bounds = "" if low is None or high is None else f"{low:.4f} – {high:.4f}"
         yield [name, *("" if test is None else f"{test:.4f}", bounds, "" if val is None else f"{val:.4f}")]
-
-
-def said(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name.endswith("acc") else f"{value:.4f}"
