@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from src.contracts import ConfigError, DataError
 from src.evaluate import evaluate
+from src.folder import RunFolder
 from tests import made
 from tests.test_combined import tried
 
@@ -40,6 +42,15 @@ def test_the_own_test_split_gives_the_numbers_of_the_run_and_leaves_it_alone(run
     }  # fmt: skip
     assert said["shifts"]["mirrored"]["error"] > 0.5  # left is right there
     assert f"in the run {was['test/acc']:.4f}" in capsys.readouterr().out
+    with RunFolder(run).lock():
+        if (child := os.fork()) == 0:  # robustness.json is the run's, too
+            try:
+                evaluate(str(run), ["robustness=shifts", "robustness.images=10"])
+            except ConfigError as error:
+                os._exit(0 if f"{run} is in use" in str(error) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 @quiet

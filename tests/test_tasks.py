@@ -75,6 +75,7 @@ def test_labels_that_are_joined_by_another_mark_than_the_separator_are_refused()
 def test_a_regression_is_right_in_the_units_of_its_table(ran):
     run = ran("regression")
     said, predicted = found(run), rows(run / "predictions.csv")
+    assert "2 numbers" in (run / "report" / "index.html").read_text()
     assert said["test/target/r2"] > 0.9 and said["test/sine/r2"] > 0.9
     assert said["test/target/mae"] < 15 and said["test/sine/mae"] < 0.1
     true = np.array([[float(row["target/target"]), float(row["target/sine"])] for row in predicted])
