@@ -1,6 +1,5 @@
 """A trained model as an object, as a command, and without this repository: the same numbers; and what is refused."""
 
-import csv
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from src.contracts import ConfigError, DataError
 from src.pages.card import plain
 from src.predict import predict
 from src.predictor import Predictor
+from src.tables import read as rows
 from tests.conftest import ROOT
 from tests.nets import model
 
@@ -34,11 +34,6 @@ def pictures(folder: Path, n: int) -> list[Path]:
         coarse = Image.fromarray(draw.integers(0, 256, (5, 4, 3), dtype=np.uint8))
         coarse.resize((int(draw.integers(30, 90)), int(draw.integers(30, 90))), Image.Resampling.BICUBIC).save(file)
     return files
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_an_object_says_what_the_test_said_of_each_image(whole, shapes):

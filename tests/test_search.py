@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src import few, repeat, signals
+from src import few, repeat, signals, tables
 from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.search import jobs, space
@@ -35,8 +34,7 @@ def signals_as_they_were(monkeypatch):
 
 
 def trials(home: Path) -> list[dict[str, str]]:
-    with (home / "trials.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return tables.read(home / "trials.csv")
 
 
 def began(run: Path) -> list[dict[str, str]]:
