@@ -23,8 +23,11 @@ def run(whole, tmp_path_factory) -> Path:
     return Path(shutil.copytree(whole, tmp_path_factory.mktemp("evaluate") / "run"))
 
 
+LEFT = ("robustness.json", ".lock")  # which an evaluation may write, beside its own folder
+
+
 def files(run: Path) -> dict[str, bytes]:
-    found = (p for p in run.rglob("*") if p.is_file() and "evaluations" not in p.parts and p.name != "robustness.json")
+    found = (p for p in run.rglob("*") if p.is_file() and "evaluations" not in p.parts and p.name not in LEFT)
     return {str(p.relative_to(run)): p.read_bytes() for p in found}
 
 
