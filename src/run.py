@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from src import combined, doors, folder, hardware, recipe, resume, screen, signals, world
 from src.build import build, card, prepare
 from src.check import configs
-from src.contracts import Run
+from src.contracts import ConfigError, DataError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.pages.report import report
@@ -51,6 +51,8 @@ def job(cfg: DictConfig) -> int:
         code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
             print(f"\nStopped. To go on: {screen.resume_command(home)}", file=sys.stderr)
+    except (ConfigError, DataError) as error:
+        code = doors.told(error)
     except Exception as error:
         code = doors.told(error, _why(error, home) if home else "")
     finally:
