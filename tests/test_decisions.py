@@ -1,6 +1,5 @@
 """What is fitted on held-out images keeps its word on new ones like them, and says so of others."""
 
-import csv
 import json
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn.functional import normalize
 from src import decisions, stats, threshold
 from src.contracts import ConfigError
 from src.decisions import columns, conformal, scaling, unfamiliar
+from src.tables import read as rows
 from src.tasks import multilabel
 
 WORDS = {
@@ -303,11 +303,6 @@ def test_words_of_calibration_are_checked():
     for wrong in (["calibrate.alpha=1"], ["calibrate.sets=lab"], [cost, "calibrate.cost=[[0,a],[1,0]]"], [cost]):
         assert len(mistakes(wrong)) == 1, wrong
     assert mistakes([cost, "calibrate.cost=[[0,1],[10,0]]", "calibrate.alpha=0.05"]) == []
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_val_that_is_too_small_is_said_and_nothing_is_shipped(zygote, small, tmp_path):

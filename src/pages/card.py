@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Run
+from src.folder import measured
 from src.pages.facts import by_label
 
 MOST = 50  # classes that are listed
@@ -115,11 +116,9 @@ def _data(run: Run) -> list[str]:
 
 def _numbers(run: Run) -> list[str]:
     found = run.home.metrics()
-    names = [k.partition("/")[2] for k in found if k.startswith(("val/", "test/"))]
-    names = [n for n in dict.fromkeys(names) if n != "images" and not n.endswith(("/low", "/high", "/constant"))]
-    names = [n for n in names if n not in by_label(run)]
+    names, aside = dict.fromkeys(key.partition("/")[2] for key in measured(found)), by_label(run)
     lines = ["| metric | val | test | 95 % interval of test | best blind answer |", "|---|---|---|---|---|"]
-    for name in names:
+    for name in (name for name in names if name not in aside):
         low, high = found.get(f"test/{name}/low"), found.get(f"test/{name}/high")
         between = f"{low:.4g} – {high:.4g}" if low is not None and high is not None else ""
         values = _shown([found.get(f"val/{name}"), found.get(f"test/{name}")])

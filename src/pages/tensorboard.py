@@ -3,13 +3,13 @@ settings beside the final metric."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from src import tables
 from src.contracts import Run
 from src.pages.blocks import Drawing, Gallery, Section
 from src.pages.facts import by_label
@@ -23,15 +23,15 @@ def tensorboard(run: Run, sections: Sequence[Section]) -> None:
     logger = TensorBoardLogger(run.home.path, name="tensorboard", version="", default_hp_metric=False)
     metrics, words = run.home.metrics(), dict(_flat({k: run.cfg[k] for k in SETTINGS}))
     told = {k: v for k, v in metrics.items() if k.startswith("test/") and v is not None}
-    final = {k: v for k, v in told.items() if k.removeprefix("test/") not in by_label(run)}
+    aside = by_label(run)
+    final = {k: v for k, v in told.items() if k.removeprefix("test/") not in aside}
     step = int(metrics.get("fit/updates", 0))
     logger.log_hyperparams(words, final, step=step)
     recipe, predictions = (run.home.path / name for name in ("recipe.md", "predictions.csv"))
     if recipe.is_file():
         logger.experiment.add_text("recipe", recipe.read_text(encoding="utf-8"))
     if run.task.figure and predictions.is_file() and run.source.splits["test"].labelled:
-        with predictions.open(encoding="utf-8", newline="") as stream:
-            picture = run.task.figure(list(csv.DictReader(stream)), run.source.classes)
+        picture = run.task.figure(tables.read(predictions), run.source.classes)
         logger.experiment.add_figure("test/predictions", picture, step)
     for section in sections:
         for block in section.blocks:

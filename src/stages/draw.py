@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
+from src import hardware
 from src.contracts import Run
 from src.stats import confusions
 
@@ -28,7 +29,7 @@ def masks(run: Run, network: Any, split: str) -> tuple[torch.Tensor, list[dict[s
     """Writes masks/ for all images of a split; -> (N, C, C) counts, truth by answer, where there is a truth; and of
     each image {sure: the mean probability of what is said of its pixels}."""
     counts, rows = [], []
-    network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    network.eval().to(hardware.device(dict(run.cfg)))
     for path, size, view, truth in run.loaders.originals(split):
         logits = _logits(network, view, size)
         found = logits.argmax(1)[0].cpu()
