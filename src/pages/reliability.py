@@ -78,7 +78,7 @@ def _by_label(answers: Answers, before: np.ndarray | None) -> Iterator[Block]:
     order = errors.argsort(descending=True, stable=True).tolist()
     colours = (plots.SECOND, plots.THIRD, plots.FIRST)
     worst = {
-        plots.short(answers.classes[i]): (answers.p[:, i], answers.there[:, i], colour)
+        answers.classes[i]: (answers.p[:, i], answers.there[:, i], colour)
         for i, colour in zip(order[:WORST], colours, strict=False)
     }
     yield _diagram(answers, f"reliability by label {answers.name}", worst)
@@ -103,7 +103,7 @@ def _diagram(answers: Answers, name: str, curves: Curves) -> Drawing:
         low, high = stats.wilson(right, n, 1.96)
         bars = np.clip([right - low, high - right], 0, None)
         how = {"linewidth": 0.8, "elinewidth": 1, "marker": "o", "markersize": 4}
-        own.errorbar(sure, right, bars, color=colour, label=label, **how)
+        own.errorbar(sure, right, bars, color=colour, label=plots.short(label), **how)
     labels = answers.kind == "labels"
     own.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="how often it is there" if labels else "how often it is right")
     own.set_xlabel("probability of the label" if labels else "probability of what is said")
