@@ -8,15 +8,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+# The workers, the processes they start and the notebooks share two cores: threads that wait for each other would crawl.
+# Said before anything is imported that asks how many it may have, torch above all.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-# The tests, the processes they start and the notebook share two cores; threads that wait for each other would crawl.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 
 def free_port() -> str:
