@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,44 +32,60 @@ def free_port() -> str:
 class Zygote:
     process: subprocess.Popen
     log: Path
+    code: int = 0
 
-    def run(
-        self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1, broken_report: bool = False
-    ) -> int:
-        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). ranks: in so
-        many, as Lightning's launcher would start them; the words must name the run_dir. A report that cannot be drawn
-        fails no run, but the test."""
+    def run(self, *argv: str, broken_report: bool = False, **more) -> int:
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). A report that
+        cannot be drawn fails no run, but the test. more: that of `running`."""
+        with self.running(*argv, **more):
+            pass
+        assert broken_report or " is left out: " not in self.screen, self.screen
+        return self.code
+
+    @contextmanager
+    def running(self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1) -> Iterator[int]:
+        """The same, while the test looks on: gives the process id, and `code` afterwards. ranks: how many there are,
+        the further ones as children of the first, which Lightning's launcher thinks to have started."""
         self.log.write_text("")
-        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": []}
-        if ranks > 1:
-            where = next(word.partition("=")[2] for word in argv if word.startswith("run_dir="))
-            common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "FINETUNE_RUN_DIR": where}
-            job["ranks"] = [{**common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(ranks)]
+        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": ranks}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        code = json.loads(self.process.stdout.readline())
-        assert broken_report or " is left out: " not in self.screen, self.screen
-        return code
+        pid = int(self.process.stdout.readline())
+        try:
+            yield pid
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            self.code = int(self.process.stdout.readline())
 
     @property
     def screen(self) -> str:
         return self.log.read_text()
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory):
+@contextmanager
+def zygote_of(tree: Path, log: Path) -> Iterator[Zygote]:
+    """One that runs the train.py of a copy of this tree."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.zygote"],
-        cwd=ROOT,
+        cwd=tree,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(tree)},
     )
-    yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
+    yield Zygote(process, log)
     process.stdin.close()
     process.wait(30)
     process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    with zygote_of(ROOT, tmp_path_factory.mktemp("zygote") / "screen.txt") as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
