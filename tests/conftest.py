@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,13 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then the larger ones: a process that is done should not wait long for the other."""
+    count = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.suffix == ".ipynb"}
+    items.sort(key=lambda item: (item.path not in slow, -count[item.path]))
 
 
 def free_port() -> str:
@@ -43,9 +52,12 @@ class Zygote:
         return self.code
 
     @contextmanager
-    def running(self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1) -> Iterator[int]:
+    def running(
+        self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1, seconds: float = 500
+    ) -> Iterator[int]:
         """The same, while the test looks on: gives the process id, and `code` afterwards. ranks: how many there are,
-        the further ones as children of the first, which Lightning's launcher thinks to have started."""
+        the further ones as children of the first, which Lightning's launcher thinks to have started. seconds: after so
+        many it is killed."""
         self.log.write_text("")
         job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": ranks}
         self.process.stdin.write(json.dumps(job) + "\n")
@@ -58,7 +70,10 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
             raise
         finally:
+            late = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+            late.start()
             self.code = int(self.process.stdout.readline())
+            late.cancel()
 
     @property
     def screen(self) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -40,16 +39,13 @@ def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, n
     where = tmp_path / "run"
     said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=2", f"trainer.strategy.timeout.minutes={minutes}"]
     said += ["trainer.enable_progress_bar=false", f"run_dir={where}", "scheduler.warmup=0", "trainer.max_epochs=5000"]
-    with zygote.running(*said, ranks=2) as leader:
+    with zygote.running(*said, ranks=2, seconds=120) as leader:
         end = time.monotonic() + 300
         while not (where / "checkpoints" / "last.ckpt").exists():
             assert not is_gone(leader) and time.monotonic() < end, zygote.screen
             time.sleep(0.1)
         other = child(leader)
         os.kill(other, number)
-        late = threading.Timer(120, os.kill, (leader, signal.SIGKILL))
-        late.start()
-    late.cancel()
     assert zygote.code == 1, zygote.screen
     time.sleep(0.5)
     assert is_gone(other)
