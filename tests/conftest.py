@@ -118,6 +118,8 @@ def shapes(tmp_path_factory) -> Path:
     return root
 
 
+# A fifth of a small run's time goes into the report: for runs of which others' reports are drawn anyway.
+NO_REPORT = "stages=[probe,fit,select,calibrate,refit,test,robustness]"
 SMALL = ("model.name=test_resnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu")
 
 

@@ -22,7 +22,7 @@ from src.module import Module
 from src.stats import gain, interval, metric
 from src.tasks import multilabel, ordinal, regression
 from tests import made
-from tests.conftest import ROOT
+from tests.conftest import NO_REPORT, ROOT
 from tests.yamls import node
 
 LEVELS = "[tiny,small,middle,large,huge]"
@@ -194,6 +194,8 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
         "data.fold=0,1,2",
         "data.folds=3",
         "trainer.max_epochs=2",
+        "logger=[csv]",
+        NO_REPORT,
     ]
     assert zygote.run("-m", *common, *more, *places, "recipe=off", "data.batch_size=8") == 0, zygote.screen
     said = merge(tmp_path / "logs" / "sweep")
