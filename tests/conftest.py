@@ -37,6 +37,11 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
+def killed(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 @dataclass
 class Zygote:
     process: subprocess.Popen
@@ -63,16 +68,16 @@ class Zygote:
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
+        late = threading.Timer(seconds, killed, (pid,))
         try:
             yield pid
-        except BaseException:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            raise
-        finally:
-            late = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
             late.start()
             self.code = int(self.process.stdout.readline())
+        except BaseException:
+            killed(pid)
+            self.process.stdout.readline()  # its code, which nobody asks for any more
+            raise
+        finally:
             late.cancel()
 
     @property
@@ -91,10 +96,12 @@ def zygote_of(tree: Path, log: Path) -> Iterator[Zygote]:
         text=True,
         env=os.environ | {"PYTHONPATH": str(tree)},
     )
-    yield Zygote(process, log)
-    process.stdin.close()
-    process.wait(30)
-    process.stdout.close()
+    try:
+        yield Zygote(process, log)
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
