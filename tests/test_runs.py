@@ -275,12 +275,9 @@ def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tm
 
 @pytest.mark.slow
 def test_a_hung_step_does_not_outlive_a_second_signal(zygote, small):
-    with zygote.running(*small, "trainer.max_epochs=1000", seconds=45) as process:
-        while "\nepoch 2/" not in zygote.screen:
-            time.sleep(0.1)
-        os.kill(process, signal.SIGSTOP)  # so that the first signal waits where a step hangs
-        os.kill(process, signal.SIGTERM)
-        time.sleep(0.1)
-        os.kill(process, signal.SIGCONT)
-        os.kill(process, signal.SIGTERM)
+    with zygote.running(*small, fault={"at": "step", "n": 3, "sleeps": 500}, seconds=45) as process:
+        for said in ("it hangs", "once more ends at once"):
+            while said not in zygote.screen:
+                time.sleep(0.1)
+            os.kill(process, signal.SIGTERM)
     assert zygote.code == 143, zygote.screen

@@ -2,7 +2,8 @@
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log", "ranks"}, and answers with the process id of a child that
 runs it, and then, in a line of its own, with its exit code; where that is 0, with the first of its further ranks' that
-is not. A fault is {"at": place, "n": how often it is passed before, "number": of the signal, or "raises": an error}.
+is not. A fault is {"at": place, "n": how often it is passed before, "number": of the signal, "raises": an error, or
+"sleeps": seconds}.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -21,8 +23,8 @@ from pytorch_lightning.strategies.launchers import subprocess_script
 import src.run  # noqa: F401 (imported here so that the children need not)
 
 
-def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
-    """Sends this process a signal, or raises an error, when it has passed a place n times."""
+def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0) -> None:
+    """Sends this process a signal, raises an error, or says that it hangs, and does, at a place passed n times."""
     from src import checkpoint, decisions
     from src.module import Module
 
@@ -42,7 +44,10 @@ def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
             raise getattr(torch, raises)(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
             )
-        if passed[0] == n:
+        if passed[0] == n and sleeps:
+            print("it hangs", flush=True)
+            time.sleep(sleeps)
+        elif passed[0] == n:
             os.kill(os.getpid(), number)
         passed[0] += 1
         return real(*args, **kwargs)
