@@ -25,8 +25,9 @@ help:
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
 
+# Two processes, a file in one of them, for the runs that its tests share; tests/conftest.py says in which order.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -2,21 +2,33 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# The workers, the processes they start and the notebooks share two cores: threads that wait for each other would crawl.
+# Said before anything is imported that asks how many it may have, torch above all.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-# The tests, the processes they start and the notebook share two cores; threads that wait for each other would crawl.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then the larger ones: a process that is done should not wait long for the other."""
+    count = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.suffix == ".ipynb"}
+    items.sort(key=lambda item: (item.path not in slow, -count[item.path]))
 
 
 def free_port() -> str:
@@ -25,48 +37,77 @@ def free_port() -> str:
         return str(s.getsockname()[1])
 
 
+def killed(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 @dataclass
 class Zygote:
     process: subprocess.Popen
     log: Path
+    code: int = 0
 
-    def run(
-        self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1, broken_report: bool = False
-    ) -> int:
-        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). ranks: in so
-        many, as Lightning's launcher would start them; the words must name the run_dir. A report that cannot be drawn
-        fails no run, but the test."""
+    def run(self, *argv: str, broken_report: bool = False, **more) -> int:
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). A report that
+        cannot be drawn fails no run, but the test. more: that of `running`."""
+        with self.running(*argv, **more):
+            pass
+        assert broken_report or " is left out: " not in self.screen, self.screen
+        return self.code
+
+    @contextmanager
+    def running(
+        self, *argv: str, fault: dict | None = None, seed: int = 0, ranks: int = 1, seconds: float = 500
+    ) -> Iterator[int]:
+        """The same, while the test looks on: gives the process id, and `code` afterwards. ranks: how many there are,
+        the further ones as children of the first, which Lightning's launcher thinks to have started. seconds: after so
+        many it is killed."""
         self.log.write_text("")
-        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": []}
-        if ranks > 1:
-            where = next(word.partition("=")[2] for word in argv if word.startswith("run_dir="))
-            common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "FINETUNE_RUN_DIR": where}
-            job["ranks"] = [{**common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(ranks)]
+        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": ranks}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        code = json.loads(self.process.stdout.readline())
-        assert broken_report or " is left out: " not in self.screen, self.screen
-        return code
+        pid = int(self.process.stdout.readline())
+        late = threading.Timer(seconds, killed, (pid,))
+        try:
+            yield pid
+            late.start()
+            self.code = int(self.process.stdout.readline())
+        except BaseException:
+            killed(pid)
+            self.process.stdout.readline()  # its code, which nobody asks for any more
+            raise
+        finally:
+            late.cancel()
 
     @property
     def screen(self) -> str:
         return self.log.read_text()
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory):
+@contextmanager
+def zygote_of(tree: Path, log: Path) -> Iterator[Zygote]:
+    """One that runs the train.py of a copy of this tree."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.zygote"],
-        cwd=ROOT,
+        cwd=tree,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(tree)},
     )
-    yield Zygote(process, tmp_path_factory.mktemp("zygote") / "screen.txt")
-    process.stdin.close()
-    process.wait(30)
-    process.stdout.close()
+    try:
+        yield Zygote(process, log)
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    with zygote_of(ROOT, tmp_path_factory.mktemp("zygote") / "screen.txt") as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +125,8 @@ def shapes(tmp_path_factory) -> Path:
     return root
 
 
+# A fifth of a small run's time goes into the report: for runs of which others' reports are drawn anyway.
+NO_REPORT = "stages=[probe,fit,select,calibrate,refit,test,robustness]"
 SMALL = ("model.name=test_resnet", "model.pretrained=false", "model.image_size=32", "trainer.accelerator=cpu")
 
 

@@ -48,7 +48,7 @@ CHOICES = {
 }  # fmt: skip
 
 
-def covering(seed: int = 0, tries: int = 30) -> list[dict[str, str]]:
+def covering(seed: int = 0, tries: int = 300) -> list[dict[str, str]]:
     """Rows in which every two options of different groups meet: greedily, the best of some random ones each time."""
     draw, groups = random.Random(seed), list(CHOICES)
     left = {

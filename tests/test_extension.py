@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import made
-from tests.conftest import ROOT
+from tests.conftest import ROOT, zygote_of
 
 ADDED = {
     "src/models/mine.py": '''"""A backbone from elsewhere."""
@@ -126,7 +126,9 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
     tree = tmp_path / "copy"
     for place in ("src", "configs"):
         shutil.copytree(ROOT / place, tree / place, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "train.py", tree)
+    (tree / "tests").mkdir()
+    for name in ("train.py", "tests/zygote.py"):
+        shutil.copy(ROOT / name, tree / name)
     before = hashes(tree)
     for name, text in ADDED.items():
         assert not (tree / name).exists()
@@ -136,10 +138,20 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
         "data.batch_size=8", "trainer.max_epochs=20", "optimizer.lr=0.05", "trainer.accelerator=cpu",
         f"paths.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}", "callbacks.mine.word=moin",
     ]  # fmt: skip
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=tree, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "my callback says moin" in done.stdout
-    assert "test/acc  100.00 %" in done.stdout
+    root = made.bars(tmp_path / "bars")
+    lines = [line.split(",") for line in (root / "table.csv").read_text().splitlines()[1:]]
+    turned = [f"{path},{split},{(float(target) - 1000) / 2}" for path, split, target, _ in lines]
+    (root / "turned.csv").write_text("\n".join(["path,split,target", *turned]))
+    other = [
+        "task=mine", "data=csv", f"data.root={root}", "data.table=turned.csv", "model.name=test_byobnet.glyphs",
+        "trainer.max_epochs=20", "data.flip=0", "augment=none", f"paths.cache={tmp_path / 'cache'}",
+        f"run_dir={tmp_path / 'turned'}", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    with zygote_of(tree, tmp_path / "screen.txt") as own:
+        assert own.run(*words) == 0, own.screen
+        assert "my callback says moin" in own.screen
+        assert "test/acc  100.00 %" in own.screen
+        assert own.run(*other) == 0, own.screen
     after = hashes(tree)
     assert {k: after[k] for k in before} == before
     assert set(after) - set(before) == set(ADDED)
@@ -147,17 +159,6 @@ def test_one_of_each_is_added_without_touching_another_file_and_trains(tmp_path)
     words = [sys.executable, "-m", "src.predict", str(tmp_path / "run"), str(images), "--out", str(tmp_path / "p.csv")]
     assert subprocess.run(words, cwd=tree, check=False).returncode == 0
     assert ",dark," in (tmp_path / "p.csv").read_text()
-    root = made.bars(tmp_path / "bars")
-    lines = [line.split(",") for line in (root / "table.csv").read_text().splitlines()[1:]]
-    turned = [f"{path},{split},{(float(target) - 1000) / 2}" for path, split, target, _ in lines]
-    (root / "turned.csv").write_text("\n".join(["path,split,target", *turned]))
-    words = [
-        "task=mine", "data=csv", f"data.root={root}", "data.table=turned.csv", "model.name=test_byobnet.glyphs",
-        "trainer.max_epochs=20", "data.flip=0", "augment=none", f"paths.cache={tmp_path / 'cache'}",
-        f"run_dir={tmp_path / 'turned'}", "trainer.accelerator=cpu",
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=tree, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads((tmp_path / "turned" / "metrics.json").read_text())
     assert said["test/away"] < 12 < said["test/away/constant"]
 

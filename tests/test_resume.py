@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src import checkpoint
-from tests.conftest import words
+from tests.conftest import NO_REPORT, words
 from tests.test_combined import grouped
 
 KILLS = [  # every step of an epoch, its ends, validations, saves, the test
@@ -43,7 +43,7 @@ def state(run: Path) -> str:
 @pytest.mark.parametrize(("at", "n", "workers"), PLACES)
 def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, at, n, workers):
     run, fault = tmp_path / "run", {"at": at, "n": n, "number": int(signal.SIGKILL)}
-    start = [*words(shapes, tmp_path), f"run_dir={run}", f"data.num_workers={workers}"]
+    start = [*words(shapes, tmp_path), NO_REPORT, f"run_dir={run}", f"data.num_workers={workers}"]
     assert zygote.run(*start, fault=fault) == -9, zygote.screen
     done = updates(run)
     assert done > 0 or (at, n) in [("step", 1), ("save", 0)]
@@ -64,7 +64,7 @@ def test_a_killed_run_resumes_to_the_same_bit(zygote, shapes, whole, tmp_path, a
     ],
 )
 def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path, more):
-    start, fault = [*words(shapes, tmp_path), *more], {"at": "step", "n": 10, "number": int(signal.SIGKILL)}
+    start, fault = [*words(shapes, tmp_path), NO_REPORT, *more], {"at": "step", "n": 10, "number": int(signal.SIGKILL)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == -9
     assert updates(tmp_path / "run") > 0
@@ -84,6 +84,7 @@ def test_a_resume_is_exact_whatever_the_loop_looks_like(zygote, shapes, tmp_path
 )
 def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, whole, tmp_path, passes, more):
     start = [*words(shapes, tmp_path), *(word.replace("TEACHER", str(whole)) for word in more if word != "GROUPED")]
+    start += [NO_REPORT]
     if "GROUPED" in more:
         start += [*grouped(shapes, tmp_path), "data.sampler=group"]
     fault = {"at": "step", "n": 10 * passes, "number": int(signal.SIGKILL)}
@@ -101,7 +102,7 @@ def test_a_resume_is_exact_whatever_a_step_looks_like(zygote, shapes, whole, tmp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, whole, tmp_path, at, number, code):
     run = tmp_path / "run"
-    start = [*words(shapes, tmp_path), f"run_dir={run}", "callbacks.last.every_n_train_steps=null"]
+    start = [*words(shapes, tmp_path), NO_REPORT, f"run_dir={run}", "callbacks.last.every_n_train_steps=null"]
     assert zygote.run(*start, fault={"at": at, "n": 3, "number": int(number)}) == code, zygote.screen
     assert state(run) == "preempted"
     assert f"train.py resume={run}" in zygote.screen
@@ -133,6 +134,7 @@ def test_a_run_folder_can_be_moved(zygote, shapes, whole, tmp_path):
 
 def test_early_stopping_stays_decided(zygote, shapes, tmp_path):
     stop = ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
+    stop += [NO_REPORT]
     start = [*words(shapes, tmp_path), *stop, "callbacks.early_stopping.min_delta=1"]  # nothing can be that much better
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert updates(tmp_path / "whole") == 12
@@ -168,7 +170,7 @@ def test_resume_auto_takes_the_newest_unfinished_run(zygote, shapes, whole, tmp_
 
 
 def test_two_fits_with_one_seed_give_the_same_bits(zygote, shapes, whole, tmp_path):
-    assert zygote.run(*words(shapes, tmp_path), f"run_dir={tmp_path / 'run'}", seed=7) == 0, zygote.screen
+    assert zygote.run(*words(shapes, tmp_path), NO_REPORT, f"run_dir={tmp_path / 'run'}", seed=7) == 0, zygote.screen
     same(whole, tmp_path / "run")
 
 

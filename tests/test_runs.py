@@ -275,13 +275,10 @@ def test_tensorboard_gets_scalars_images_confusion_and_hparams(zygote, small, tm
 
 
 @pytest.mark.slow
-def test_a_hung_step_does_not_outlive_a_second_signal(tmp_path, small):
-    command = [sys.executable, "train.py", *small, "trainer.max_epochs=1000"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        next(line for line in process.stdout if line.startswith("epoch 2/"))
-        process.send_signal(signal.SIGSTOP)  # so that the first signal waits where a step hangs
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(45) == 143
+def test_a_hung_step_does_not_outlive_a_second_signal(zygote, small):
+    with zygote.running(*small, fault={"at": "step", "n": 3, "sleeps": 500}, seconds=45) as process:
+        for said in ("it hangs", "once more ends at once"):
+            while said not in zygote.screen:
+                time.sleep(0.1)
+            os.kill(process, signal.SIGTERM)
+    assert zygote.code == 143, zygote.screen

@@ -25,7 +25,7 @@ from src.stats import gain, interval, metric
 from src.tables import read as rows
 from src.tasks import multilabel, ordinal, regression
 from tests import made
-from tests.conftest import ROOT
+from tests.conftest import NO_REPORT, ROOT
 from tests.yamls import node
 
 LEVELS = "[tiny,small,middle,large,huge]"
@@ -220,6 +220,8 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
         "data.fold=0,1,2",
         "data.folds=3",
         "trainer.max_epochs=2",
+        "logger=[csv]",
+        NO_REPORT,
     ]
     assert zygote.run("-m", *common, *more, *places, "recipe=off", "data.batch_size=8") == 0, zygote.screen
     said = merge(tmp_path / "logs" / "sweep")
