@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from src import halving
 from src.facts import Budget, Facts, Probed
 
 
@@ -70,12 +71,12 @@ def _given(key: str, given: Collection[str]) -> bool:
 
 
 def _input(facts: Facts) -> Iterator[Decision]:
-    if facts.ranked:
-        told = ", ".join(
-            f"{one.name} {100 * one.score:.1f} % ({one.parameters:.1f} M, {one.seconds:.1f} s)" for one in facts.ranked
-        )
-        yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told}")
-        yield Decision("model.weights", facts.ranked[0].weights, "those of this candidate")
+    if (one := facts.chosen) is not None:
+        knn = "" if one.knn is None else f", {100 * one.knn:.1f} % by k-NN"
+        beside = f"; fitted side by side with {facts.rivals - 1} more" if facts.rivals > 1 else ""
+        told = f"network {facts.place}: {100 * one.score:.1f} % held out by the probe{knn}{beside}"
+        yield Decision("model.name", one.name, told)
+        yield Decision("model.weights", one.weights, "those of this candidate")
     if (probed := facts.probed) is None:
         return
     if len(probed.resize) > 1:
@@ -211,10 +212,11 @@ def refits(facts: Facts, cfg: Mapping[str, Any]) -> bool:
 
 
 def fits(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> float:
-    """How many times the fit is made: at two rates, after a start of a third; then again, with val's images, too."""
+    """How many times the fit is made: with several networks at first; at two rates, after a start of a third; then
+    again, with val's images, too."""
     sweeps = len(cfg["sweep"]) > 1 if "sweep" in given else cfg["recipe"] == "best"
     again = cfg["refit"] == "all" if "refit" in given else refits(facts, cfg)
-    return (2.2 if sweeps else 1.0) * (2.2 if again else 1.0)
+    return (2.2 if sweeps else 1.0) * (2.2 if again else 1.0) + halving.cost(facts.rivals) - 1
 
 
 def probe_alone(facts: Facts, cfg: Mapping[str, Any]) -> str:
@@ -229,6 +231,7 @@ def fit_seconds(facts: Facts, budget: Budget) -> float:
     """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
     val) and test leave, less a tenth of what is ahead, since no machine is steady."""
     seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
+    seen *= 1 + halving.looks(facts.rivals)  # as many times something like `select`
     after = budget.predict * (seen + 2 * budget.test) + AFTER
     return max(0.9 * (budget.total - budget.spent) - after, 1.0)
 

@@ -40,9 +40,11 @@ def cards(
     print(flush=True)
 
 
-def recipe(found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None) -> str:
+def recipe(
+    found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None, network: str | None
+) -> str:
     """recipe.md: what was decided, as words that could be typed, and why; said on the screen too."""
-    lines = []
+    lines = [f"network  {network}"] if network else []
     if probed:
         last = f"{100 * probed.last:.1f} % by the last features"
         lines.append(f"probe    {100 * probed.score:.1f} % held out, by {probed.head}; {last}")

@@ -209,11 +209,25 @@ def test_of_several_networks_the_one_that_knows_most_is_fitted(auto, zygote, sha
     assert zygote.run(*plain, candidates, "model.image_size=32") == 0, zygote.screen
     config, model = found(run, "config.yaml"), found(run, "model/model.json")
     assert config["model"]["name"] == model["build"]["name"] == "test_byobnet.glyphs"
-    table = r"held out, by the probe: test_byobnet.glyphs [\d.]+ % \(0.2 M, [\d.]+ s\), test_resnet [\d.]+ % \(0.\d M, "
+    assert "network 1 of 2: " in zygote.screen
+    table = r"test_byobnet.glyphs( +[\d.]+ %){2} +0.20 +\d+ +[\d.]+\n +test_resnet( +[\d.]+ %){2} +0.\d\d +\d+ "
     assert re.search(table, zygote.screen)
     assert zygote.run(f"resume={run}") == 0, zygote.screen
     assert zygote.run(*plain, candidates, "recipe=off") == 2
     assert "it is the probe that ranks them" in zygote.screen.lower()
+
+
+def test_networks_fitted_side_by_side_leave_the_better_one_and_a_kill_repeats_nothing(zygote, shapes, tmp_path):
+    names = "model.candidates=[test_byobnet.glyphs,test_resnet.own]"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "weights.safetensors")
+    run, names = tmp_path / "run", f"model.candidates={{test_byobnet.glyphs: null, test_resnet: '{tmp_path}/weights.safetensors'}}"
+    said = [w for w in words(shapes, tmp_path, f"run_dir={run}", names, "model.image_size=32") if "model.name" not in w]
+    assert zygote.run(*said, "model.top=2", fault={"at": "step", "n": 15, "number": 9}) == -9, zygote.screen
+    print(zygote.screen, (run / "run.json").read_text())
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    print(zygote.screen, (run / "recipe.md").read_text())
+    assert 0
 
 
 def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_path):
