@@ -32,11 +32,12 @@ LOGGERS = ("csv", "tensorboard")  # that write into the run folder; others would
 
 def homes(home: folder.RunFolder, names: Sequence[str]) -> list[folder.RunFolder]:
     """A folder for each network; the run's own where there is one network."""
+    shutil.rmtree(home.path / PLACE, ignore_errors=True)  # of a process that was killed before it had decided
     if len(names) < 2:
         return [home]
     places = [home.path / PLACE / f"{i + 1}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for i, name in enumerate(names)]
     for place in places:
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True)
     return [folder.RunFolder(place) for place in places]
 
 
@@ -53,22 +54,31 @@ def begin(home: folder.RunFolder, own: Sequence[folder.RunFolder], cfgs: Sequenc
     home.update(contest={"rivals": [place.path.name for place in own], "scores": {}, **measured})
 
 
-def refuse_short(cfgs: Sequence[DictConfig]) -> None:
-    """ConfigError where a budget leaves no time for several fits."""
+def refuse(cfgs: Sequence[DictConfig]) -> None:
+    """ConfigError where there is nothing to go on from, or a budget leaves no time for several fits."""
+    if "last" not in (cfgs[0].callbacks or {}):
+        raise ConfigError(
+            f"model.top={len(cfgs)} without callbacks.last: each fit stops after a part of it, and goes on from what "
+            "that callback has left.\nLeave ~callbacks.last out, or set model.top=1."
+        )
     if not cfgs[0].budget or all(_enough(cfg, len(cfgs)) for cfg in cfgs):
         return
-    plans = (f"{c.model.name}: {c.trainer.max_epochs} epochs, {c.callbacks.deadline.seconds or 0:.0f} s" for c in cfgs)
+    plans = (f"{c.model.name}: {c.trainer.max_epochs} epochs, {_seconds(c) or 0:.0f} s" for c in cfgs)
     raise ConfigError(
-        f"model.top={len(cfgs)} budget={cfgs[0].budget}: too little is left, behind the probes and for the later stages,\n"
-        f"to fit {len(cfgs)} networks and to compare them after a part of their fits ({'; '.join(plans)}).\n"
+        f"model.top={len(cfgs)} budget={cfgs[0].budget}: probes and later stages leave too little to fit {len(cfgs)} "
+        f"networks and to compare them after a part of their fits ({'; '.join(plans)}).\n"
         "Set a larger budget, fewer model.candidates, or model.top=1: the best by the probe alone is fitted."
     )
 
 
 def _enough(cfg: DictConfig, rivals: int) -> bool:
     first = 2 ** -len(halving.ends(rivals, 1))
-    epochs, seconds = cfg.trainer.max_epochs * first, (cfg.callbacks.deadline.seconds or math.inf) * first
-    return "fit" in cfg.stages and epochs >= 1 and seconds >= LEAST
+    return cfg.trainer.max_epochs * first >= 1 and (_seconds(cfg) or 0) * first >= LEAST
+
+
+def _seconds(cfg: DictConfig) -> float | None:
+    """Of a fit; None where the budget leaves the probe alone."""
+    return OmegaConf.select(cfg, "callbacks.deadline.seconds")
 
 
 def going(home: folder.RunFolder, words: Mapping[str, Any]) -> bool:

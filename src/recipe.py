@@ -49,6 +49,7 @@ MEETING = 32  # images a batch, likewise: embeddings learn from those that meet 
 SETTLES = 600  # updates from which BatchNorm learns better statistics than it was given
 SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
+AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
@@ -231,8 +232,8 @@ def fit_seconds(facts: Facts, budget: Budget) -> float:
     """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
     val) and test leave, less a tenth of what is ahead, since no machine is steady."""
     seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
-    seen *= 1 + halving.looks(facts.rivals)  # as many times something like `select`
-    after = budget.predict * (seen + 2 * budget.test) + AFTER
+    looks = halving.looks(facts.rivals)  # of which each begins a fit anew, and ends with something like `select`
+    after = budget.predict * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
     return max(0.9 * (budget.total - budget.spent) - after, 1.0)
 
 

@@ -141,7 +141,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
     if len(cfgs) > 1 and "fit" in words["stages"]:
-        contest.refuse_short(cfgs)
+        contest.refuse(cfgs)
     if len(cfgs) > 1:
         contest.begin(home, homes, cfgs)
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})

@@ -110,8 +110,6 @@ def _top(of: Of) -> Iterator[str]:
             f"{asked} trainer.max_epochs={said(of('trainer.max_epochs'))}\n  Fits are compared after a part of their "
             "epochs. Set trainer.max_epochs, or leave it to the recipe."
         )
-    if of("callbacks.last") is None:
-        yield f"{asked} ~callbacks.last\n  It leaves what a fit goes on from. Leave out one of the two."
 
 
 def _model(of: Of) -> Iterator[str]:
