@@ -129,7 +129,9 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     chosen = found[: words["model"].get("top", 1)]
     homes = contest.homes(home, [r.cfg["model"].get("name", "") for r, _ in chosen])
     share = left / 4 / len(chosen) if left else None
-    asked = [ask(replace(r, home=own), words, given, where, share) for (r, _), own in zip(chosen, homes, strict=True)]
+    asked: list[tuple[Run, Probed | None, Pace | None]] = []
+    for (r, _), own in zip(chosen, homes, strict=True):
+        asked.append(ask(replace(r, home=own), words, given, where, share, asked[0][1] if asked else None))
     spent, cfgs = time.monotonic() - began, []
     for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
         budget = Budget(left, spent, speed.train, speed.predict, len(r.source.splits.get("test", ()))) if left else None
@@ -140,6 +142,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
+    report_card.yours(typed)
     if len(cfgs) > 1 and "fit" in words["stages"]:
         contest.refuse(cfgs)
     if len(cfgs) > 1:
@@ -162,13 +165,18 @@ def ranked(
 
 
 def ask(
-    r: Run, words: dict[str, Any], given: Collection[str], where: str, share: float | None
+    r: Run, words: dict[str, Any], given: Collection[str], where: str, share: float | None, first: Probed | None
 ) -> tuple[Run, Probed | None, Pace | None]:
-    """What the frozen network knows, and how fast it is where there is a budget."""
+    """What the frozen network knows, and how fast it is where there is a budget. What is asked of the images is asked
+    once, of the first network: it has answered for the others, too."""
     device, probed = DEVICES.get(where, where), None
     possible(r, given)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
-        probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), share)
+        wanted = () if first else questions(r, given)
+        probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
+        if first:
+            said = {"asked": first.asked, "resize": first.resize, "mirrored": first.mirrored, "grey": first.grey}
+            probed = replace(probed, **said)
     return r, probed, pace(r, device) if words["budget"] else None
 
 
