@@ -130,7 +130,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "recipe=fast model.candidates=[resnet18]": "probe that ranks them",
     "model.top=0": "1 <= x",
     "model.top=2": "no model.candidates",
-    "model.top=3 model.candidates=[resnet18,resnet34]": "2 model.candidates",
+    "model.top=3 model.candidates=[resnet18,resnet34,resnet18]": "2 model.candidates",
     "model.top=2 model.candidates=[resnet18,resnet34] recipe=probe": "Nothing is fine-tuned",
     "model.top=2 model.candidates=[resnet18,resnet34] trainer.limit_val_batches=0": "val that chooses",
     "model.top=2 model.candidates=[a,b] trainer.max_epochs=-1 trainer.max_steps=50": "part of their epochs",

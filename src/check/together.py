@@ -98,9 +98,9 @@ def _top(of: Of) -> Iterator[str]:
     asked, top, found = f"model.top={of('model.top')}", of("model.top"), of("model.candidates")
     if not whole("2 <= x").holds(top):
         return
-    if not isinstance(found, list | dict) or top > len(found):
-        many = len(found) if isinstance(found, list | dict) else "no"
-        yield f"{asked}\n  There are {many} model.candidates. Name as many, or leave model.top out."
+    many = len(set(map(str, found))) if isinstance(found, list | dict) else 0
+    if top > many:
+        yield f"{asked}\n  There are {many or 'no'} model.candidates. Name as many, or leave model.top out."
     if of("recipe") == "probe":
         yield f"{asked} recipe=probe\n  Nothing is fine-tuned then. Leave out one of the two."
     if of("trainer.limit_val_batches") == 0:
