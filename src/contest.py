@@ -16,8 +16,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import folder, halving, networks, resume, world
+from src import folder, halving, networks, resume, signals, world
 from src.build import prepare
+from src.checkpoint import NonFinite
 from src.contracts import ConfigError, Run
 from src.data.scan import fingerprint
 from src.stages import select
@@ -115,7 +116,12 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
     resume.same_data(home, fingerprint(run.source))
     if run.leader:
         print(f"\ncontest  {words['model']['name']}, to epoch {end} of {words['trainer']['max_epochs']}", flush=True)
-    trained(run, "fit")
+    try:
+        trained(run, "fit")
+    except NonFinite as error:  # on all ranks; the others shall not end with it, nor each resume of the run
+        signals.defer(False)
+        print(f"         {error}", flush=True)
+        return math.nan
     score = worth(run)
     if run.leader:
         print(f"         {run.task.monitor} {score:.4f}", flush=True)
@@ -148,7 +154,7 @@ def crown(home: folder.RunFolder) -> None:
     own = home.path / PLACE / home.state()["contest"]["winner"]
     config = own / "config.yaml"
     if config.is_file():
-        for file in own.iterdir():
+        for file in list(own.iterdir()):
             if file.name not in ("config.yaml", "run.json", "metrics.json") and not file.name.startswith("."):
                 os.replace(file, home.path / file.name)
         found = _table(home.state())
