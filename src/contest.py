@@ -162,7 +162,7 @@ def crown(home: folder.RunFolder) -> None:
         folder.write(recipe, networks.noted(recipe.read_text(encoding="utf-8"), found))
         saved, mine = OmegaConf.load(config), OmegaConf.load(home.config)
         assert isinstance(saved, DictConfig) and isinstance(mine, DictConfig)
-        words = resume.moved(OmegaConf.to_container(saved), saved.run_dir, str(home.path))
+        words = folder.moved(OmegaConf.to_container(saved), saved.run_dir, str(home.path))
         words["logger"] = OmegaConf.to_container(mine)["logger"]
         resume.keep(OmegaConf.create(words), home)
         print(networks.screen(found), flush=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -16,7 +14,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, contest, folder, hardware, networks, recipe, report_card, resume, signals, world
+from src import combined, contest, doors, folder, hardware, networks, recipe, resume, screen, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
@@ -34,7 +32,6 @@ from src.stages.robustness import robustness
 from src.stages.select import select
 from src.stages.test import test
 
-DEVICES = {"gpu": "cuda"}  # as torch calls them
 STAGES = {stage.__name__: stage for stage in (find_lr, fit, select, calibrate, refit, test, robustness, report)}
 
 
@@ -49,16 +46,15 @@ def job(cfg: DictConfig) -> int:
         home = resume.open_home(cfg)
         run(cfg, home)
         return 0
-    except (ConfigError, DataError) as error:
-        code = 2 if isinstance(error, ConfigError) else 3
-        _tell(error)
     except signals.Stopped as stop:
         # Lightning's launcher would kill rank 0, which may still be saving, when another one ends with a code
         code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
-            print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
+            print(f"\nStopped. To go on: {screen.resume_command(home)}", file=sys.stderr)
+    except (ConfigError, DataError) as error:
+        code = doors.told(error)
     except Exception as error:
-        _tell(error, home)
+        code = doors.told(error, _why(error, home) if home else "")
     finally:
         signals.defer(False)
     if home and home.locked and home.state().get("state") == "running":
@@ -77,18 +73,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 
-def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
-    if os.environ.get("DEBUG"):
-        traceback.print_exc()
-    name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
-    hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
-    words = resume.saved(home) if home else None
-    if home and (lost := world.lost(error)):
-        again = report_card.resume_command(home)
-        told = f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
-    else:
-        told = (words and hardware.too_large(error, words)) or f"{name}{error}"
-    print(f"\n{told}{hint}", file=sys.stderr)
+def _why(error: Exception, home: folder.RunFolder) -> str:
+    """What is behind a fault that lies in no word of the user; '' where that is not known."""
+    if lost := world.lost(error):
+        again = screen.resume_command(home)
+        return f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
+    return hardware.too_large(error, home.words()) if home.config.is_file() else ""
 
 
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
@@ -101,7 +91,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
             if leader:
                 home.update(state="finished")
                 print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
-                report_card.last_screen(home)
+                screen.last_screen(home)
             return home.metrics()
         if contest.going(home, words):
             contest.hold(cfg, home)
@@ -112,7 +102,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 home.once(STAGES[name], r, r.leader)
         if leader:
             home.update(state="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-            report_card.last_screen(home)
+            screen.last_screen(home)
         return home.metrics()
 
 
@@ -124,25 +114,25 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         return settle(cfg, home)
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
-    where = hardware.accelerator(words)
-    found = ranked(words, given, home, where, left)
+    where, device = hardware.accelerator(words), hardware.device(words)
+    found = ranked(words, given, home, device, left)
     chosen = found[: words["model"].get("top", 1)]
     homes = contest.homes(home, [r.cfg["model"].get("name", "") for r, _ in chosen])
     share = left / 4 / len(chosen) if left else None
     asked: list[tuple[Run, Probed | None, Pace | None]] = []
     for (r, _), own in zip(chosen, homes, strict=True):
-        asked.append(ask(replace(r, home=own), words, given, where, share, asked[0][1] if asked else None))
+        asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
     spent, cfgs = time.monotonic() - began, []
     for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
         budget = Budget(left, spent, speed.train, speed.predict, len(r.source.splits.get("test", ()))) if left else None
         more = {"chosen": row, "place": f"{i + 1} of {len(found)}", "rivals": len(chosen)}
         known = replace(facts(r, where, probed), budget=budget, **more)
         plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
-        text = report_card.recipe(card(r), plan, typed, probed, known.chosen and known.chosen.name)
+        text = screen.recipe(card(r), plan, typed, probed, known.chosen and known.chosen.name)
         folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
-    report_card.yours(typed)
+    screen.yours(typed)
     if len(cfgs) > 1 and "fit" in words["stages"]:
         contest.refuse(cfgs)
     if len(cfgs) > 1:
@@ -152,25 +142,25 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
 
 
 def ranked(
-    words: dict[str, Any], given: Collection[str], home: folder.RunFolder, where: str, left: float | None
+    words: dict[str, Any], given: Collection[str], home: folder.RunFolder, device: str, left: float | None
 ) -> list[tuple[Run, Ranked | None]]:
     """The run, or that of each candidate, the best first."""
     runs = [prepare(cfg, home) for cfg in networks.contenders(words, given)]
     if not words["model"].get("candidates"):
         return [(runs[0], None)]
-    found = networks.ranked(runs, DEVICES.get(where, where), left / 4 if left else None)
+    found = networks.ranked(runs, device, left / 4 if left else None)
     home.update(networks=networks.record([row for _, row in found]))
     print(networks.screen(networks.table(home.state())), flush=True)
     return list(found)
 
 
 def ask(
-    r: Run, words: dict[str, Any], given: Collection[str], where: str, share: float | None, first: Probed | None
+    r: Run, words: dict[str, Any], given: Collection[str], device: str, share: float | None, first: Probed | None
 ) -> tuple[Run, Probed | None, Pace | None]:
     """What the frozen network knows, and how fast it is where there is a budget. What is asked of the images is asked
     once, of the first network: it has answered for the others, too."""
-    device, probed = DEVICES.get(where, where), None
     possible(r, given)
+    probed = None
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
         wanted = () if first else questions(r, given)
         probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
