@@ -50,8 +50,8 @@ def ranked(runs: Sequence[Run], device: str, seconds: float | None) -> list[tupl
 def order(scores: Sequence[tuple[float, float | None]]) -> list[int]:
     """The first of the probe stays first; the others by the mean of their places in the two orders, those that are
     level there by the probe. So it takes both to lose a place among the first, and only the probe to be the first."""
-    probe, knn = ([pair[i] if pair[i] is not None else 0.0 for pair in scores] for i in (0, 1))
-    places = [[sum(other > own for other in column) for own in column] for column in (probe, knn)]
+    columns = [score for score, _ in scores], [knn or 0.0 for _, knn in scores]
+    places = [[sum(other > own for other in column) for own in column] for column in columns]
     return sorted(range(len(scores)), key=lambda i: (places[0][i] > 0, places[0][i] + places[1][i], places[0][i], i))
 
 

@@ -124,7 +124,9 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
     spent, cfgs = time.monotonic() - began, []
     for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
-        budget = Budget(left, spent, speed.train, speed.predict, len(r.source.splits.get("test", ()))) if left else None
+        budget, tested = None, len(r.source.splits.get("test", ()))
+        if left and speed:
+            budget = Budget(left, spent, speed.train, speed.predict, tested)
         more = {"chosen": row, "place": f"{i + 1} of {len(found)}", "rivals": len(chosen)}
         known = replace(facts(r, where, probed), budget=budget, **more)
         plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
