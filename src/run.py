@@ -167,8 +167,8 @@ def ask(
         wanted = () if first else questions(r, given)
         probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
         if first:
-            said = {"asked": first.asked, "resize": first.resize, "mirrored": first.mirrored, "grey": first.grey}
-            probed = replace(probed, **said)
+            own = {"head": probed.head, "score": probed.score, "last": probed.last, "notes": probed.notes}
+            probed = replace(first, **own)
     return r, probed, pace(r, device) if words["budget"] else None
 
 
