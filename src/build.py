@@ -210,6 +210,7 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
     """What model.json says of a network beside its weights."""
     fixed = {
         "candidates": None,
+        "top": 1,
         "grad_checkpointing": False,
         "pretrained": False,
         "weights": None,

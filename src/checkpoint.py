@@ -40,10 +40,26 @@ class AtomicCheckpointIO(CheckpointIO):
         folder.sync(path.parent)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict:
-        return load(Path(path))
+        found = load(Path(path))
+        for state in found.get("callbacks", {}).values():
+            if isinstance(state, dict) and "dirpath" in state and not Path(state["dirpath"]).exists():
+                _follow(state, str(Path(path).parent))
+        return found
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def _follow(state: dict[str, Any], place: str) -> None:
+    """What a ModelCheckpoint remembers of a folder that was moved: else Lightning would forget how good the best was,
+    and take the next epoch for it."""
+    was = state["dirpath"]
+
+    def here(file: Any) -> Any:
+        return place + file[len(was) :] if isinstance(file, str) and file.startswith(was) else file
+
+    best = {here(file): score for file, score in state.get("best_k_models", {}).items()}
+    state.update({key: here(value) for key, value in state.items()} | {"best_k_models": best})
 
 
 def previous(path: Path) -> Path:

@@ -27,8 +27,10 @@ class Ranked:
 
     name: str
     weights: str | None
-    score: float  # of the best head on its features
+    score: float  # of the best head on its features, held out
+    knn: float | None  # of the nearest images
     parameters: float  # millions
+    macs: float  # multiply-adds of an image, in millions
     seconds: float  # that this took, or less where its features were cached
 
 
@@ -58,7 +60,9 @@ class Facts:
     probed: Probed | None
     ranks: int = 1  # processes that train, each on batches of its own
     budget: Budget | None = None
-    ranked: tuple[Ranked, ...] = ()  # the best first; where the user named several networks
+    chosen: Ranked | None = None  # this network, where the user named several
+    place: str = ""  # of it among them, as `2 of 3`
+    rivals: int = 1  # that are fitted side by side, this one included
     dense: bool = False  # whether the target is the class of each pixel
     embeds: bool = False  # whether images are compared with each other
     geometric: bool = False  # whether the target may be where, how large or which way round something is

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from src import halving
 from src.facts import Budget, Facts, Probed
 
 
@@ -48,6 +49,7 @@ MEETING = 32  # images a batch, likewise: embeddings learn from those that meet 
 SETTLES = 600  # updates from which BatchNorm learns better statistics than it was given
 SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
+AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
@@ -70,12 +72,12 @@ def _given(key: str, given: Collection[str]) -> bool:
 
 
 def _input(facts: Facts) -> Iterator[Decision]:
-    if facts.ranked:
-        told = ", ".join(
-            f"{one.name} {100 * one.score:.1f} % ({one.parameters:.1f} M, {one.seconds:.1f} s)" for one in facts.ranked
-        )
-        yield Decision("model.name", facts.ranked[0].name, f"held out, by the probe: {told}")
-        yield Decision("model.weights", facts.ranked[0].weights, "those of this candidate")
+    if (one := facts.chosen) is not None:
+        knn = "" if one.knn is None else f", {100 * one.knn:.1f} % by k-NN"
+        beside = f"; fitted side by side with {facts.rivals - 1} more" if facts.rivals > 1 else ""
+        told = f"network {facts.place}: {100 * one.score:.1f} % held out by the probe{knn}{beside}"
+        yield Decision("model.name", one.name, told)
+        yield Decision("model.weights", one.weights, "those of this candidate")
     if (probed := facts.probed) is None:
         return
     if len(probed.resize) > 1:
@@ -216,10 +218,11 @@ def refits(facts: Facts, cfg: Mapping[str, Any]) -> bool:
 
 
 def fits(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> float:
-    """How many times the fit is made: at two rates, after a start of a third; then again, with val's images, too."""
+    """How many times the fit is made: with several networks at first; at two rates, after a start of a third; then
+    again, with val's images, too."""
     sweeps = len(cfg["sweep"]) > 1 if "sweep" in given else cfg["recipe"] == "best"
     again = cfg["refit"] == "all" if "refit" in given else refits(facts, cfg)
-    return (2.2 if sweeps else 1.0) * (2.2 if again else 1.0)
+    return (2.2 if sweeps else 1.0) * (2.2 if again else 1.0) + halving.cost(facts.rivals) - 1
 
 
 def probe_alone(facts: Facts, cfg: Mapping[str, Any]) -> str:
@@ -234,7 +237,8 @@ def fit_seconds(facts: Facts, budget: Budget) -> float:
     """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
     val) and test leave, less a tenth of what is ahead, since no machine is steady."""
     seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
-    after = budget.predict * (seen + 2 * budget.test) + AFTER
+    looks = halving.looks(facts.rivals)  # of which each begins a fit anew, and ends with something like `select`
+    after = budget.predict * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
     return max(0.9 * (budget.total - budget.spent) - after, 1.0)
 
 

@@ -74,14 +74,15 @@ def _choose(cfg: DictConfig) -> Path:
 
 def unfinished(runs: Path) -> Path | None:
     """The newest run folder here that has trained and is not finished."""
-    folders = {p.parent.parent for p in runs.glob("*/checkpoints/last*.ckpt")}
+    places = "*/checkpoints/last*.ckpt", "*/contest/*/checkpoints/last*.ckpt"
+    folders = {runs / p.relative_to(runs).parts[0] for place in places for p in runs.glob(place)}
     newest = sorted(folders, key=lambda p: p.name, reverse=True)
     return next((p for p in newest if folder.RunFolder(p).state().get("state") != "finished"), None)
 
 
 def discard(home: folder.RunFolder) -> None:
     """Removes a folder that this process made and in which nothing was trained: a mistake leaves nothing behind."""
-    if home.made and not (home.path / "checkpoints").exists():
+    if home.made and not any(home.path.rglob("checkpoints")):
         shutil.rmtree(home.path, ignore_errors=True)
 
 
@@ -118,9 +119,13 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         hardware=hardware.describe(),
         process=os.getpid(),
     )
-    # last, since the other ranks begin when it is there
-    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(words)), resolve=True))
+    keep(cfg, home)  # last, since the other ranks begin when it is there
     return words
+
+
+def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
+    """config.yaml: resolved, secrets masked."""
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(plain(cfg))), resolve=True))
 
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, doors, folder, hardware, recipe, resume, screen, signals, world
+from src import combined, contest, doors, folder, hardware, networks, recipe, resume, screen, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
@@ -26,7 +26,7 @@ from src.stages import pixels, probe
 from src.stages.calibrate import calibrate
 from src.stages.find_lr import find_lr
 from src.stages.fit import fit
-from src.stages.pace import pace
+from src.stages.pace import Pace, pace
 from src.stages.refit import refit
 from src.stages.robustness import robustness
 from src.stages.select import select
@@ -85,7 +85,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
     leader = world.rank() == 0
     with home.lock() if leader else resume.follow(home):
         if leader and not home.config.is_file():
-            cfg = settle(decide(cfg, home), home)
+            cfg = decide(cfg, home)
         words = resume.decide(cfg, home) if leader else resume.read(cfg, home)
         if not set(words["stages"]) - set(home.state()["done"]):
             if leader:
@@ -93,6 +93,9 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
                 screen.last_screen(home)
             return home.metrics()
+        if contest.going(home, words):
+            contest.hold(cfg, home)
+            words = resume.read(cfg, home)
         r = build(words, home)
         for name in STAGES:
             if name in words["stages"]:
@@ -105,25 +108,68 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
 
 def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     """What the user left open: the data are looked at, the frozen network is asked, and the recipe's overrides are
-    composed under the user's own, which therefore win."""
+    composed under the user's own, which therefore win. Of several networks each gets a config of its own."""
     words, typed = resume.plain(cfg), [word for word in resume.typed() if word != "augment=auto"]
     if words["recipe"] == "off":
-        return cfg
+        return settle(cfg, home)
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
     where, device = hardware.accelerator(words), hardware.device(words)
-    r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
-    words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
-    possible(r, given)
-    if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
-        probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), left / 4 if left else None)
-    if left:
-        speed, images = pace(r, device), len(r.source.splits.get("test", ()))
-        budget = Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
-    plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
-    folder.write(home.path / "recipe.md", screen.recipe(card(r), plan, typed, probed))
+    found = ranked(words, given, home, device, left)
+    chosen = found[: words["model"].get("top", 1)]
+    homes = contest.homes(home, [r.cfg["model"].get("name", "") for r, _ in chosen])
+    share = left / 4 / len(chosen) if left else None
+    asked: list[tuple[Run, Probed | None, Pace | None]] = []
+    for (r, _), own in zip(chosen, homes, strict=True):
+        asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
+    spent, cfgs = time.monotonic() - began, []
+    for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
+        budget, tested = None, len(r.source.splits.get("test", ()))
+        if left and speed:
+            budget = Budget(left, spent, speed.train, speed.predict, tested)
+        more = {"chosen": row, "place": f"{i + 1} of {len(found)}", "rivals": len(chosen)}
+        known = replace(facts(r, where, probed), budget=budget, **more)
+        plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
+        text = screen.recipe(card(r), plan, typed, probed, known.chosen and known.chosen.name)
+        folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
+        composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
+        cfgs.append(settle(resume.absolute(composed), r.home))
+    screen.yours(typed)
+    if len(cfgs) > 1 and "fit" in words["stages"]:
+        contest.refuse(cfgs)
+    if len(cfgs) > 1:
+        contest.begin(home, homes, cfgs)
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
-    return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
+    return cfgs[0]
+
+
+def ranked(
+    words: dict[str, Any], given: Collection[str], home: folder.RunFolder, device: str, left: float | None
+) -> list[tuple[Run, Ranked | None]]:
+    """The run, or that of each candidate, the best first."""
+    runs = [prepare(cfg, home) for cfg in networks.contenders(words, given)]
+    if not words["model"].get("candidates"):
+        return [(runs[0], None)]
+    found = networks.ranked(runs, device, left / 4 if left else None)
+    home.update(networks=networks.record([row for _, row in found]))
+    print(networks.screen(networks.table(home.state())), flush=True)
+    return list(found)
+
+
+def ask(
+    r: Run, words: dict[str, Any], given: Collection[str], device: str, share: float | None, first: Probed | None
+) -> tuple[Run, Probed | None, Pace | None]:
+    """What the frozen network knows, and how fast it is where there is a budget. What is asked of the images is asked
+    once, of the first network: it has answered for the others, too."""
+    possible(r, given)
+    probed = None
+    if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
+        wanted = () if first else questions(r, given)
+        probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
+        if first:
+            own = {"head": probed.head, "score": probed.score, "last": probed.last, "notes": probed.notes}
+            probed = replace(first, **own)
+    return r, probed, pace(r, device) if words["budget"] else None
 
 
 def possible(r: Run, given: Collection[str]) -> None:
@@ -131,30 +177,6 @@ def possible(r: Run, given: Collection[str]) -> None:
     epochs = r.cfg["trainer"]["max_epochs"] if "trainer.max_epochs" in given else sys.maxsize
     trainer = {**r.cfg["trainer"], "max_epochs": epochs}
     combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
-
-
-def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:
-    """The config as it is, or with each of model.candidates in turn; what the recipe has yet to decide is left out."""
-    words = {**words, "start": "random", "select": "last", "augment": dict(words["augment"])}
-    if words["augment"].get("policy") == "auto":
-        words["augment"]["policy"] = None
-    wanted = words["model"].get("candidates") or {}
-    wanted = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted)
-    models = [{**words["model"], "name": name, "weights": file} for name, file in wanted.items()]
-    return [{**words, "model": model} for model in models or [words["model"]]]
-
-
-def best_of(runs: list[Run], device: str, left: float | None) -> tuple[Run, tuple[Ranked, ...]]:
-    """The run whose frozen network knows most of these images, and all of them in that order."""
-    if len(runs) == 1:
-        return runs[0], ()
-    share, ranked = left / 4 / len(runs) if left else None, []
-    for r in runs:
-        begun, cost = time.monotonic(), sum(p.numel() for p in r.network().parameters()) / 1e6
-        score = (pixels if r.task.dense else probe).rank(r, device, share)
-        ranked.append(Ranked(r.cfg["model"]["name"], r.cfg["model"]["weights"], score, cost, time.monotonic() - begun))
-    order = sorted(range(len(runs)), key=lambda i: (-ranked[i].score, i))
-    return runs[order[0]], tuple(ranked[i] for i in order)
 
 
 def seconds(budget: str) -> float:

@@ -42,9 +42,11 @@ def cards(
     print(flush=True)
 
 
-def recipe(found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None) -> str:
+def recipe(
+    found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str], probed: Probed | None, network: str | None
+) -> str:
     """recipe.md: what was decided, as words that could be typed, and why; said on the screen too."""
-    lines = []
+    lines = [f"network  {network}"] if network else []
     if probed:
         last = f"{100 * probed.last:.1f} % by the last features"
         lines.append(f"probe    {100 * probed.score:.1f} % held out, by {probed.head}; {last}")
@@ -52,13 +54,17 @@ def recipe(found: Sequence[str], plan: Sequence[Decision], typed: Sequence[str],
     width = min(max((len(d.override) for d in plan), default=0), 34)  # a file's path may be longer
     for i, decision in enumerate(plan):
         lines.append(f"{'recipe' if i == 0 else '':9}{decision.override:{width}}  {decision.reason}")
-    lines += [f"{'yours' if i == 0 else '':9}{word}" for i, word in enumerate(typed)]
     print("\n".join(lines), flush=True)
     rows = [f"| `{d.override}` | {d.reason} |" for d in plan] + [f"| `{word}` | yours |" for word in typed]
     told = [f"The probe: {100 * probed.score:.2f} % held out, by {probed.head}.", *probed.notes] if probed else []
     head = [line for sentence in told for line in (sentence, "")]
     data = ["## The images", "", *(f"- {line}" for line in found), ""]
     return "\n".join(["# Recipe", "", *data, "## Decided", "", *head, "| decided | why |", "|---|---|", *rows]) + "\n"
+
+
+def yours(typed: Sequence[str]) -> None:
+    """What was not decided."""
+    print("\n".join(f"{'yours' if i == 0 else '':9}{word}" for i, word in enumerate(typed)), flush=True)
 
 
 def last_screen(home: RunFolder) -> None:

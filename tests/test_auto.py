@@ -210,11 +210,42 @@ def test_of_several_networks_the_one_that_knows_most_is_fitted(auto, zygote, sha
     assert zygote.run(*plain, candidates, "model.image_size=32") == 0, zygote.screen
     config, model = found(run, "config.yaml"), found(run, "model/model.json")
     assert config["model"]["name"] == model["build"]["name"] == "test_byobnet.glyphs"
-    table = r"held out, by the probe: test_byobnet.glyphs [\d.]+ % \(0.2 M, [\d.]+ s\), test_resnet [\d.]+ % \(0.\d M, "
+    assert "network 1 of 2: " in zygote.screen
+    table = r"test_byobnet.glyphs( +[\d.]+ %){2} +0.20 +\d+ +[\d.]+\n +test_resnet( +[\d.]+ %){2} +0.\d\d +\d+ "
     assert re.search(table, zygote.screen)
     assert zygote.run(f"resume={run}") == 0, zygote.screen
     assert zygote.run(*plain, candidates, "recipe=off") == 2
     assert "it is the probe that ranks them" in zygote.screen.lower()
+
+
+def test_of_networks_fitted_side_by_side_the_winner_is_as_if_alone_and_a_kill_repeats_nothing(
+    auto, zygote, shapes, tmp_path
+):
+    run, alone = tmp_path / "run", auto / "run"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "other.safetensors")
+    names = f"model.candidates={{test_byobnet.glyphs: null, test_resnet: '{tmp_path / 'other.safetensors'}'}}"
+    more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "stages=[probe,fit]")
+    asked = [word for word in words(shapes, tmp_path, *more) if "model.name" not in word]
+    assert zygote.run(*asked, fault={"at": "step", "n": 15, "number": 9}) == -9, zygote.screen
+    first = found(run, "run.json")["contest"]
+    assert list(first["scores"]) == ["1-test_byobnet.glyphs"] and "winner" not in first
+    assert zygote.run(f"resume={run}", fault={"at": "predict", "n": 0, "number": 9}) == -9, zygote.screen
+    assert zygote.screen.count("a training step") == 10, "what the second had not saved"
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    assert zygote.screen.count("a training step") == 6, "the winner's last epoch: the second is only measured"
+    state = found(run, "run.json")
+    assert state["contest"]["winner"] == "1-test_byobnet.glyphs" and not (run / "contest").exists()
+    assert len([line for line in (run / "metrics.csv").read_text().splitlines() if line.startswith("2,")]) > 0
+    for file in ("last.ckpt", "best.ckpt"):
+        mine, theirs = (torch.load(place / "checkpoints" / file, weights_only=True) for place in (run, alone))
+        assert mine["epoch"] == theirs["epoch"]
+        assert all(torch.equal(mine["state_dict"][key], value) for key, value in theirs["state_dict"].items())
+    text = (run / "recipe.md").read_text()
+    assert re.search(
+        r"\| test_byobnet.glyphs \|.*\| [01]\.\d{4} \| kept \|\n\| test_resnet \|.*\| [01]\.\d{4} \|  \|", text
+    )
+    assert text.count("## Networks") == 1
 
 
 def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_path):

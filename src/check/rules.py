@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
         lambda v: (is_list(v) and len(v) > 0) or (isinstance(v, dict) and len(v) > 0),
     )
     | NULL,
+    "model.top": whole("1 <= x"),
     "model.image_size": whole("1 <= x") | NULL,
     "model.in_chans": whole("1 <= x") | NULL,
     "model.head": one_of("linear", "stages", "mlp", "cosine", "bnneck"),

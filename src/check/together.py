@@ -56,6 +56,7 @@ def _choice(of: Of) -> Iterator[str]:
             f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
             "model.name and model.weights."
         )
+    yield from _top(of)
     if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
         yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
     if of("budget") and of("recipe") == "off":
@@ -90,6 +91,25 @@ def _choice(of: Of) -> Iterator[str]:
         yield f"probe.head={head['head']} recipe={of('recipe')}\n  There is no probe then. Leave out one of the two."
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
+
+
+def _top(of: Of) -> Iterator[str]:
+    """Several networks are fitted side by side: what that cannot be without."""
+    asked, top, found = f"model.top={of('model.top')}", of("model.top"), of("model.candidates")
+    if not whole("2 <= x").holds(top):
+        return
+    many = len(set(map(str, found))) if isinstance(found, list | dict) else 0
+    if top > many:
+        yield f"{asked}\n  There are {many or 'no'} model.candidates. Name as many, or leave model.top out."
+    if of("recipe") == "probe":
+        yield f"{asked} recipe=probe\n  Nothing is fine-tuned then. Leave out one of the two."
+    if of("trainer.limit_val_batches") == 0:
+        yield f"{asked} trainer.limit_val_batches=0\n  It is val that chooses. Leave out one of the two."
+    if of("trainer.max_epochs") in (None, -1):
+        yield (
+            f"{asked} trainer.max_epochs={said(of('trainer.max_epochs'))}\n  Fits are compared after a part of their "
+            "epochs. Set trainer.max_epochs, or leave it to the recipe."
+        )
 
 
 def _model(of: Of) -> Iterator[str]:

@@ -37,12 +37,13 @@ def timm_backbone(
     pool: str = "default",
     dynamic: bool = False,
     candidates: Any = None,
+    top: int = 1,
     grad_checkpointing: bool = False,
 ) -> Backbone:
     """`name` is any timm model, or one whose weights ship with this template (`src/models/NAME.safetensors`).
 
     With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists. `candidates`
-    has been answered when a network is built: the recipe has made one of them `name` and `weights`.
+    and `top` have been answered when a network is built: one of them has become `name` and `weights`.
     """
     file = weights or (shipped(name) if pretrained else None)
     architecture = _published(name) if pretrained and not file else _architecture(name)

@@ -59,7 +59,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
 
     def score(seen: torch.Tensor) -> float:
         head = solve(seen, target[asked], view, only="lda", groups=None if groups is None else groups[asked])[0]
-        return _score(run, head, target[asked])
+        return held_out(run, head, target[asked])
 
     moved, turned, policies = {}, None, {}
     plain = score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0
@@ -83,8 +83,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), suspects(run, best, target, chosen)]
     return Probed(
         head=best.name,
-        score=_score(run, best, target),
-        last=_score(run, last, target),
+        score=held_out(run, best, target),
+        last=held_out(run, last, target),
         asked=len(asked),
         resize=policies,
         mirrored=moved.get("mirror"),
@@ -92,15 +92,6 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         grey=moved.get("grey"),
         notes=tuple(filter(None, notes)),
     )
-
-
-def rank(run: Run, device: str, seconds: float | None = None) -> float:
-    """The score of the best head on this network's features, to compare networks by."""
-    network = run.network()
-    x, target, chosen, _ = features(run, network, device, seconds)
-    assert run.task.solve is not None
-    groups = grouped(run, chosen)
-    return _score(run, run.task.solve(x, target, columns(network, x), run.cfg["seed"], groups=groups)[0], target)
 
 
 def named(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, view: Any) -> Head:
@@ -176,7 +167,7 @@ def grouped(run: Run, only: list[int]) -> torch.Tensor | None:
     return torch.tensor([groups[i] for i in only]) if groups else None
 
 
-def _score(run: Run, head: Head, target: torch.Tensor) -> float:
+def held_out(run: Run, head: Head, target: torch.Tensor) -> float:
     """The skill out of fold."""
     if head.score is not None:
         return head.score
