@@ -1,4 +1,4 @@
-"""The only LightningModule, final: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
+"""The only LightningModule that is trained, final: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.predicting import kept
 from src.replan import Plan, read
 from src.sam import SAM
-from src.stats import confusions
 
 Batch = dict[str, torch.Tensor]
 SIZES = 64  # of batches that are compiled, with and without gradients; torch would give up after 8
@@ -65,7 +65,6 @@ class Module(pl.LightningModule):
         self.repeats = False  # whether an optimizer looks at a batch for the second time
         self.plan: Plan | None = None  # of a resumed fit, until it is known how many updates it shall have
         self.pace: Callable[[float], float] = lambda step: step  # update -> place in the schedule; deadlines hurry it
-        self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
@@ -193,7 +192,7 @@ class Module(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         valid, logits = batch["valid"], self.network(batch["image"])
-        seen, target = self._kept(logits[valid].float(), batch["target"][valid])
+        seen, target = kept(self.task, logits[valid].float(), batch["target"][valid])
         for metric in self.val_metrics.values():
             if len(target) or getattr(metric, "takes_nothing", False):  # torchmetrics' own take no empty update
                 metric.update(seen, target)
@@ -204,17 +203,6 @@ class Module(pl.LightningModule):
         self.log_dict(found, logger=False, sync_dist=True)  # equal on all ranks already; the flag spares a warning
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._record({k: float(v) for k, v in found.items()})
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        valid = batch["valid"]
-        logits, target = self._kept(self.see(batch["image"])[valid].float(), batch["target"][valid])
-        return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": target.cpu()}
-
-    def _kept(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is measured of a batch; of masks the counts of each image, since all pixels would fill the memory."""
-        if not self.task.dense or logits.ndim != 4 or target.ndim != 3:
-            return logits, target
-        return confusions(logits.argmax(1), target, self.task.outputs), torch.zeros(len(target), dtype=torch.long)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip. agc:

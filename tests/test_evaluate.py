@@ -11,6 +11,7 @@ import pytest
 from src.contracts import ConfigError, DataError
 from src.evaluate import evaluate
 from tests import made
+from tests.conftest import words
 from tests.test_combined import tried
 
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -149,3 +150,14 @@ def test_every_task_is_tested_again_to_the_same_numbers_from_other_folders_too(z
     if task == "segmentation":
         with pytest.raises(ConfigError, match="masks are not measured"):
             evaluate(str(run), [f"data.root={other}", "robustness=corruptions"])
+
+
+@quiet
+@pytest.mark.slow
+def test_what_a_run_was_trained_by_is_not_needed_to_test_it(zygote, whole, shapes, tmp_path):
+    teacher, run = shutil.copytree(whole, tmp_path / "teacher"), tmp_path / "run"
+    said = [f"distill.teacher.folder={teacher}", "distill=run", "finetune=lora", "loss=elr", "trainer.max_epochs=1"]
+    assert zygote.run(*words(shapes, tmp_path), *said, f"run_dir={run}") == 0, zygote.screen
+    shutil.rmtree(teacher)
+    was = {k: v for k, v in json.loads((run / "metrics.json").read_text()).items() if k.startswith("test/")}
+    assert evaluate(str(run), []) == pytest.approx(was, abs=1e-6)

@@ -19,11 +19,12 @@ def plant(at: str, n: int, number: int = 0, raises: str = "") -> None:
     """Sends this process a signal, or raises an error, when it has passed a place n times."""
     from src import checkpoint, decisions
     from src.module import Module
+    from src.predicting import Predicting
 
     owner, name = {
         "step": (Module, "training_step"),
         "validation": (Module, "validation_step"),
-        "predict": (Module, "predict_step"),
+        "predict": (Predicting, "predict_step"),
         "save": (checkpoint.os, "replace"),
         "decisions": (decisions, "save"),
     }[at]
