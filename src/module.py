@@ -1,4 +1,4 @@
-"""The only LightningModule that is trained, final: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
+"""The LightningModule that trains: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Module(pl.LightningModule):
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
     value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
     progressive: (batch, epoch) -> batch of other sizes, before it is mixed. adversary: (images, where the loss rises,
-    chance) -> worse images.
+    chance) -> worse images. epochs: that are planned.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Module(pl.LightningModule):
         compiler: str | None = None,
         progressive: Any = None,
         adversary: Callable[..., torch.Tensor] | None = None,
+        epochs: int | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
@@ -59,7 +60,7 @@ class Module(pl.LightningModule):
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
         self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
-        self.progressive, self.adversary = progressive, adversary
+        self.progressive, self.adversary, self.epochs = progressive, adversary, epochs or 0
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
@@ -142,11 +143,18 @@ class Module(pl.LightningModule):
 
     def mixed(self, batch: Batch) -> Batch:
         """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does; how large they are,
-        on the epoch."""
-        batch = self.progressive(batch, self.current_epoch) if self.progressive else batch
-        if self.mix is None or not self.mix.on(self.current_epoch, self.trainer.max_epochs):
+        and whether any are mixed, on how much of the schedule is done."""
+        batch = self.progressive(batch, self.epoch()) if self.progressive else batch
+        if self.mix is None or not self.mix.on(self.epoch(), self.epochs):
             return batch
         return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))
+
+    def epoch(self) -> int:
+        """Which of the planned epochs, from 0, the schedule is in: the one that is trained, but where a deadline
+        hurries it, or fewer updates were planned than fill these epochs."""
+        assert self.plan is not None
+        part = self.pace(self.trainer.global_step) * self.epochs / self.plan.total
+        return min(int(part + 1e-9), self.epochs - 1)
 
     def objective(self, batch: Batch) -> torch.Tensor:
         """What is minimised."""

@@ -143,6 +143,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "optimizer=sam trainer.auto_batch=true": "trainer.auto_batch=true\n.*second look",
     "trainer.devices=0": r"\[0,2\]",
     "trainer.max_time=3h": "DD:HH:MM:SS",
+    "trainer.max_time=00:01:00:00 data.progressive=0.5": "cuts the schedule short",
     "data=folder": r"data\.root has no value.*Add data\.root=",
     "loss._target_=os.system": "allows",
     "optimizer._partial_=false": "the template builds on it",

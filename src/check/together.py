@@ -63,11 +63,12 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
-    if of("budget") and of("data.progressive") is not None:
-        yield (
-            f"budget={of('budget')} data.progressive={of('data.progressive')}\n  Images grow with the epochs, and the "
-            "time may be up before they are whole. Leave out one of the two."
-        )
+    for key in ("data.progressive", "mix.off_epochs"):
+        if of("trainer.max_time") and of(key):
+            yield (
+                f"trainer.max_time={of('trainer.max_time')} {key}={of(key)}\n  It cuts the schedule short, perhaps "
+                "before the end that this waits for. Use budget=10m or callbacks.deadline.seconds=600: they hurry it."
+            )
     if of("budget") and (test := str(of("robustness._target_")).rpartition(".")[2].lower()) != "none":
         yield (
             f"budget={of('budget')} robustness={test}\n  Its time is not planned. Leave robustness out; "

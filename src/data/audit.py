@@ -66,12 +66,12 @@ def _equal(files: list[tuple[Place, File]], pool: ThreadPoolExecutor) -> tuple[t
         by_size[path.stat().st_size].append((place, path))
     alike = [file for group in by_size.values() if len(group) > 1 for file in group]
     by_content = defaultdict(list)
-    for (place, _), digest in zip(alike, pool.map(lambda file: _digest(file[1]), alike), strict=True):
-        by_content[digest].append(place)
+    for (place, _), content in zip(alike, pool.map(lambda file: digest(file[1]), alike), strict=True):
+        by_content[content].append(place)
     return tuple(tuple(group) for group in by_content.values() if len(group) > 1)
 
 
-def _digest(path: File) -> str:
+def digest(path: File) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -103,7 +103,7 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
     """error: DataError; warn: a note; drop: the copies leave train (or val). Raises where that would empty a class."""
     if not pairs:
         return source
-    told = [f"{_path(source, copy)} = {_path(source, other)}" for copy, other in pairs[:3]]
+    told = [f"{path_of(source, copy)} = {path_of(source, other)}" for copy, other in pairs[:3]]
     what = f"{len(pairs)} file(s) are also in a later split, such as {'; '.join(told)}"
     if policy == "error":
         raise DataError(
@@ -111,7 +111,12 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
         )
     if policy == "warn":
         return replace(source, notes=(*source.notes, f"LEAK: {what}. data.leak=drop removes them from train and val."))
-    gone, splits = {copy for copy, _ in pairs}, {}
+    return dropped(source, {copy for copy, _ in pairs}, what)
+
+
+def dropped(source: Source, gone: set[Place], what: str) -> Source:
+    """Without these images of train or val; raises DataError where that would empty val or a class of train."""
+    splits = {}
     for name, split in source.splits.items():
         splits[name] = split.only([i for i in range(len(split)) if (name, i) not in gone])
     for name in ("train", "val"):
@@ -138,7 +143,7 @@ def table(source: Source, pairs: Iterable[tuple[Place, Place]]) -> str:
     return out.getvalue()
 
 
-def _path(source: Source, place: Place) -> str:
+def path_of(source: Source, place: Place) -> str:
     return source.splits[place[0]].paths[place[1]]
 
 
