@@ -16,6 +16,7 @@ from src import decisions
 from src.contracts import ConfigError
 from src.decisions import conformal, measures, scaling, threshold, unfamiliar
 from src.tasks import multilabel
+from src.tasks.ordinal import level
 
 WORDS = {
     "scaling": "auto", "sets": "lac", "alpha": 0.1, "by_class": True, "unfamiliar": "none", "false_alarm": 0.05,
@@ -24,7 +25,7 @@ WORDS = {
 
 
 def task(target="class", outputs=5, spread=None):
-    return SimpleNamespace(target=target, outputs=outputs, spread=spread)
+    return SimpleNamespace(target=target, outputs=outputs, spread=spread, ordered=False)
 
 
 def logits(n: int, seed: int, classes: int = 5, size: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,16 +84,31 @@ def covered(n: int, rounds: int, cover) -> None:
     assert abs(held - rounds * 400 * place / (n + 1)) < 4 * spread
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("method", ["lac", "aps", "raps"])
-def test_sets_hold_the_truth_as_often_as_stated(method):
+def test_sets_hold_the_truth_as_often_as_stated_and_of_levels_they_are_intervals(method, ordered):
     def cover(seed):
         (found, target), (new, truth) = logits(99, seed), logits(400, 1000 + seed)
-        fit = conformal.fit(found.softmax(1), target, method, 0.1, True)
+        fit = conformal.fit(found.softmax(1), target, method, 0.1, True, ordered)
         inside = conformal.sets(new.softmax(1), fit)
-        assert inside.any(1).all() and inside.gather(1, new.argmax(1, keepdim=True)).all()
+        said = level(new) if ordered else new.argmax(1)  # what is shipped
+        assert inside.gather(1, said[:, None]).all()
+        if ordered:
+            assert ((inside[:, 1:] & ~inside[:, :-1]).sum(1) + inside[:, 0] == 1).all()
         return int(inside.gather(1, truth[:, None]).sum())
 
     covered(99, 60, cover)
+
+
+def test_an_interval_grows_from_the_answer_to_the_likelier_side_and_thresholds_by_level_leave_no_gap():
+    p = torch.tensor([[0.40, 0.05, 0.04, 0.06, 0.45]])  # whose mean is 2.11, the least likely
+    assert conformal.outwards(p).tolist() == [[2, 3, 4, 1, 0]]
+    assert conformal.scores(p, "aps", True)[0].tolist() == pytest.approx([0.6, 0.55, 0.0, 0.04, 0.1])
+    assert conformal.scores(p, "lac", True)[0].tolist() == pytest.approx([0.95, 0.95, 0.0, 0.94, 0.94])
+    fitted = {"method": "aps", "threshold": [0.7, 0.1, 0.1, 0.01, 0.2], "ordered": True}
+    assert conformal.sets(p, fitted).all()
+    kept = {"sets": fitted, "kind": "class", "classes": list("abcde")}
+    assert decisions.apply(kept, p.log())[0]["set"] == "a|b|c|d|e"
 
 
 @pytest.mark.parametrize("method", ["lac", "aps", "raps"])

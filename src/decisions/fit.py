@@ -67,7 +67,8 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
         plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed)
         p = crossed.softmax(1)  # out of fold, so that what follows is fitted on images like new ones
         if kind == "class" and words["sets"] != "none" and enough:
-            plain["sets"] = conformal.fit(p, held.target, words["sets"], words["alpha"], words["by_class"])
+            how = words["sets"], words["alpha"], words["by_class"], task.ordered
+            plain["sets"] = conformal.fit(p, held.target, *how)
         if words["decision"] != "none":
             plain["decision"] = _decision(words, p, held.target, notes)
     tensors: dict[str, torch.Tensor] = {}
