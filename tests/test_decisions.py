@@ -13,6 +13,7 @@ from scipy.stats import betabinom
 from torch.nn.functional import normalize
 
 from src import decisions
+from src.check.configs import tree
 from src.contracts import ConfigError
 from src.decisions import conformal, measures, scaling, threshold, unfamiliar
 from src.tasks import multilabel
@@ -293,8 +294,65 @@ def test_what_too_few_images_cannot_show_is_left_out_and_said():
 )
 def test_decisions_that_a_task_cannot_have_are_refused(words, kind):
     with pytest.raises(ConfigError, match="calibrate"):
-        decisions.suits({**WORDS, **words}, kind)
-    decisions.suits({**WORDS, **words}, task(outputs=2))
+        decisions.suits({**WORDS, **words}, WORDS, kind)
+    decisions.suits({**WORDS, **words}, WORDS, task(outputs=2))
+
+
+USUAL = {**tree("calibrate/default"), "scaling": "none"}  # which is fitted in no time
+OTHERS = {
+    "scaling": ["temperature", "vector"], "sets": ["none", "aps", "raps"], "alpha": [0.3], "by_class": [False],
+    "unfamiliar": ["none", "energy", "mahalanobis"], "false_alarm": [0.3], "decision": ["f1", "precision", "cost"],
+    "precision": [0.7], "cost": [[[0, 3], [1, 0]]],
+}  # fmt: skip
+BESIDE = [
+    {}, {"sets": "none", "unfamiliar": "none"}, {"decision": "f1"}, {"decision": "precision"},
+    {"decision": "cost", "cost": [[0, 1], [1, 0]]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [task(outputs=3), task("class", 2), task("labels", 2), task("numbers", 2), task("numbers", 2, "a pair"),
+     task("mask"), task("identity")],
+)  # fmt: skip
+def test_each_word_of_calibration_is_used_or_refused_by_each_kind_of_target(kind):
+    kind.unit = ((0.0,), (1.0,))
+    found, target = logits(300, 0, kind.outputs)
+    target = {"labels": (found.sigmoid() > 0.4).long(), "numbers": found + torch.rand(300, 1)}.get(kind.target, target)
+    draw = torch.Generator().manual_seed(1)
+    held, train = (decisions.Images(3 * found, target, torch.randn(300, 8, generator=draw)) for _ in range(2))
+
+    def outcome(words):
+        plain, tensors, crossed = decisions.fit(words, kind, held, train, 0)
+        return [{**plain, "notes": []}, {k: v.tolist() for k, v in tensors.items()}, crossed.tolist()]
+
+    def refused(words, usual):
+        try:
+            decisions.suits(words, usual, kind)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    used: set[str] = set()
+    assert list(OTHERS) == list(USUAL)
+    for usual in ({**USUAL, **beside} for beside in BESIDE):
+        if refused(usual, USUAL):
+            continue
+        before = outcome(usual) if kind.target in decisions.KINDS else None
+        for said in ({**usual, key: value} for key, values in OTHERS.items() for value in values):
+            key = next((key for key in said if said[key] != usual[key]), "")
+            if not key or (said["decision"] == "cost") != (said["cost"] is not None):
+                continue  # refused by the words alone
+            if why := refused(said, usual):
+                assert f"calibrate.{key}=" in why, why
+                continue
+            assert before and outcome(said) != before, (usual, said)
+            used.add(key)
+    assert used == {
+        "class": set(OTHERS) if kind.outputs == 2 else set(OTHERS) - {"decision", "precision", "cost"},
+        "labels": {"scaling", "unfamiliar", "false_alarm"}, "mask": set(), "identity": set(),
+        "numbers": {"sets", "alpha", "unfamiliar", "false_alarm"} - ({"sets", "alpha"} if kind.spread else set()),
+    }[kind.target]  # fmt: skip
 
 
 def test_words_of_calibration_are_checked():

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from src.contracts import ConfigError, Task
+from src.contracts import Task
 from src.decisions import conformal, threshold, unfamiliar
 from src.decisions.scaling import choose
 
-KINDS = ("class", "labels", "numbers")  # of Task.target, for which something can be fitted
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
 Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
@@ -24,28 +23,6 @@ class Images:
     logits: torch.Tensor
     target: torch.Tensor
     features: torch.Tensor | None = None
-
-
-def suits(words: Mapping[str, Any], task: Task) -> None:
-    """Raises ConfigError where a decision is asked that this task cannot have."""
-    method = words["decision"]
-    if method == "none":
-        return
-    if task.target != "class":
-        raise ConfigError(
-            f"calibrate.decision={method}: the targets of this task are {task.target}, and it is one class of several "
-            "that is decided.\nLeave calibrate.decision out."
-        )
-    if method == "cost" and [len(row) for row in words["cost"]] != [task.outputs] * task.outputs:
-        raise ConfigError(
-            f"calibrate.cost={words['cost']}: it must have a row, and in it a cost, for each of the {task.outputs} "
-            "classes.\nSet calibrate.cost to as many rows of as many numbers."
-        )
-    if method != "cost" and task.outputs != 2:
-        raise ConfigError(
-            f"calibrate.decision={method}: a threshold decides between two classes, and there are {task.outputs}.\n"
-            "Leave it out, or set calibrate.decision=cost and calibrate.cost."
-        )
 
 
 def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None, seed: int) -> Fitted:
