@@ -30,7 +30,7 @@ def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], An
 
 def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     """Raises ConfigError. trial: the module as it would be trained."""
-    _calibrate(cfg, task)
+    decisions.suits(cfg["calibrate"], tree("calibrate/default"), task)
     if trial.mix is not None:
         _mix(cfg, trial, task)
     if trial.adversary is not None:
@@ -41,18 +41,6 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     rules = [f"callbacks.ema.{k}={ema[k]}" for k in ("decay", "memory", "last") if ema.get(k) is not None]
     if len(rules) > 1:
         raise ConfigError(f"{' and '.join(rules)} are two rules for one average.\nSet one of them to null.")
-
-
-def _calibrate(cfg: Mapping[str, Any], task: Task) -> None:
-    usual = tree("calibrate/default")
-    decisions.suits(cfg["calibrate"], usual, task)
-    if asked := [
-        f"calibrate.{k}={v}" for k, v in cfg["calibrate"].items() if "calibrate" not in cfg["stages"] and v != usual[k]
-    ]:
-        raise ConfigError(
-            f"{' '.join(asked)}: stages={cfg['stages']} leave out the stage that would read it.\n"
-            "Add calibrate to the stages, behind select, or leave it out."
-        )
 
 
 def growing(cfg: Mapping[str, Any], network: Any, task: Task) -> Progressive | None:
