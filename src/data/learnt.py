@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from src import folder, tables
 from src.contracts import DataError, File, Source
-from src.data.audit import Place, digest, dropped, path_of
+from src.data.audit import Place, dropped, path_of
 from src.data.scan import stat
 
 RANK = {"train": 0, "val": 1, "test": 2}
@@ -52,7 +50,7 @@ def learnt(source: Source, run: Path, word: str) -> tuple[set[Place], str]:
     """The images of val and test that this run has learnt, and a sentence about them, or about what is not known."""
     try:
         pairs = shared(source, run)
-    except (OSError, KeyError, ValueError, yaml.YAMLError):
+    except ValueError:  # which ConfigError and DataError are
         return set(), f"{word}: it does not say which images it has learnt; those of val and test may be among them."
     if not pairs:
         return set(), ""
@@ -76,9 +74,8 @@ def elders(cfg: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    file = run / "config.yaml"
-    found = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return found if isinstance(found, dict) else {}
+    home = folder.RunFolder(run)
+    return home.words() if home.config.is_file() else {}
 
 
 def _named(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -119,10 +116,9 @@ def shared(source: Source, run: Path) -> list[tuple[Place, Row]]:
 
 
 def _rows(run: Path, root: Path) -> Iterator[Row]:
-    with (run / "split.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            size = int(row["bytes"]) if "bytes" in row else stat(root, row["path"])[0]
-            yield Row(row["path"], row["split"], size, root / row["path"])
+    for row in tables.read(run / "split.csv", ("path", "split")):
+        size = int(row["bytes"]) if "bytes" in row else stat(root, row["path"])[0]
+        yield Row(row["path"], row["split"], size, root / row["path"])
 
 
 def _same(file: File, path: str, near: Sequence[Row], digests: dict[Path, str]) -> Row | None:
@@ -132,9 +128,9 @@ def _same(file: File, path: str, near: Sequence[Row], digests: dict[Path, str]) 
             if row.path == path:
                 return row
             continue
-        mine = mine or digest(file)
+        mine = mine or folder.sha256(file)
         if row.file not in digests:
-            digests[row.file] = digest(row.file)
+            digests[row.file] = folder.sha256(row.file)
         if digests[row.file] == mine:
             return row
     return None

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from src import threshold
 from src.contracts import Task
-from src.decisions import conformal, threshold, unfamiliar
+from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import choose
 
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme

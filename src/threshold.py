@@ -1,10 +1,9 @@
-"""What is decided by a probability: the class of two from a threshold on, or the one that costs least."""
+"""Where to cut a probability, so that F1 is best or the precision is reached."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ DRAWS = 20_000
 
 
 def f1(p: torch.Tensor, there: torch.Tensor) -> float:
-    """The probability of the second class from which on F1 is best."""
+    """(N,) each: the probability above which F1 is best; 0.5 where none is there."""
+    if not there.any():
+        return 0.5
     ranked, hit = _ranked(p, there)
     score = 2 * hit / (torch.arange(1, len(p) + 1) + hit[-1])
     return _between(ranked, int(score.masked_fill(~_apart(ranked), -1).argmax()))
@@ -75,10 +76,3 @@ def _apart(ranked: torch.Tensor) -> torch.Tensor:
 def _between(ranked: torch.Tensor, last: int) -> float:
     """Half-way between the last that is taken and the first that is not."""
     return float((ranked[last] + (ranked[last + 1] if last + 1 < len(ranked) else 0)) / 2)
-
-
-def decided(fitted: dict[str, Any], p: torch.Tensor) -> torch.Tensor:
-    """(N, K) calibrated probabilities -> (N,) the class."""
-    if fitted["method"] == "cost":
-        return (p @ torch.tensor(fitted["cost"], dtype=p.dtype, device=p.device)).argmin(1)
-    return (p[:, 1] > fitted["threshold"]).long()
