@@ -80,9 +80,9 @@ def _config(run: Path) -> dict[str, Any]:
 
 def _named(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     teacher = (cfg.get("distill") or {}).get("teacher") or {}
-    for key, folder in (("init_from", cfg.get("init_from")), ("distill.teacher.folder", teacher.get("folder"))):
-        if folder:
-            yield key, Path(folder)
+    for key, run in (("init_from", cfg.get("init_from")), ("distill.teacher.folder", teacher.get("folder"))):
+        if run:
+            yield key, Path(run)
     body = (cfg.get("model") or {}).get("weights")
     for key, file in (("model.weights", body), ("distill.teacher.weights", teacher.get("weights"))):
         if file and (Path(file).parent.parent / "split.csv").is_file():
