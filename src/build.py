@@ -20,6 +20,7 @@ from src.data import masks
 from src.data.audit import Audit, audit, leaks, without_leaks
 from src.data.audit import card as audit_card
 from src.data.audit import table as leak_table
+from src.data.learnt import without_learnt
 from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
 from src.data.table import split_table
@@ -48,8 +49,10 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     pairs = leaks(found)
     if pairs and world.rank() == 0:
         folder.write(home.path / "leaks.csv", leak_table(source, pairs))
-    source = without_leaks(source, pairs, data["leak"])
-    found = audit(source, data["scan_limit"]) if pairs and data["leak"] == "drop" else found
+    whole = source
+    source = without_learnt(without_leaks(source, pairs, data["leak"]), cfg)
+    changed = data["leak"] == "drop" and source is not whole
+    found = audit(source, data["scan_limit"]) if changed else found
     source = task.check(source) if task.check else source
     said = describe(first, known(cfg, source, spec, task))
     return equipped(cfg, home, source, found, task, spec, said, home.path / "checkpoints")

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from src import decisions
-from src.check.configs import option
+from src.check.configs import option, tree
 from src.contracts import ConfigError, Split, Task
 from src.data.sampler import POWER, prior
 from src.models.network import dry_run
@@ -30,7 +30,7 @@ def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], An
 
 def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
     """Raises ConfigError. trial: the module as it would be trained."""
-    decisions.suits(cfg["calibrate"], task)
+    decisions.suits(cfg["calibrate"], tree("calibrate/default"), task)
     if trial.mix is not None:
         _mix(cfg, trial, task)
     if trial.adversary is not None:

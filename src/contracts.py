@@ -193,6 +193,7 @@ class Task:
     dense: bool = False  # the target is the class of each pixel; logits are then (N, C, C) counts: truth by answer
     embeds: bool = False  # logits are embeddings: images are compared, and `decode` says which row is the `nearest`
     geometric: bool = False  # the target may be where or how large something is, so that few changes keep it
+    ordered: bool = False  # classes are levels, and what is answered is the one nearest to their mean: src/levels.py
     unit: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # shift and scale of the outputs; numbers first
     spread: Any = None  # what is learnt of numbers beside them; a loss says in `spread` what it learns
     undo: Callable[..., torch.Tensor] | None = None  # (rows of predictions.csv, what was tuned) -> logits

@@ -193,10 +193,24 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     )
     alone = scan(alone, network.spec.channels, data["bad_images"], Path(cfg["paths"]["cache"]), data["scan_limit"])
     alone = masks.check(alone, data["scan_limit"]) if labels.files and tested.labelled else alone
+    if cfg["elsewhere"]:
+        refuse_learnt(replace(alone, splits={"test": alone.splits["train"]}), run, cfg)
     source = replace(alone, splits={**known, "test": alone.splits["train"]})
     task = task_of(cfg, source)
     r = equipped(cfg, home, source, audit(alone, 0), task, network.spec, facts, run / "checkpoints")
     return replace(r, load=lambda: load_model(run / "model")[0], model=run / "model")
+
+
+def refuse_learnt(source: Source, run: Path, cfg: Mapping[str, Any]) -> None:
+    """Other images of which the run, or one that it began with, has learnt some: told, or refused, by data.leak."""
+    from src.data.learnt import elders, learnt
+
+    for elder, word in ({run: f"RUN_DIR={run}"} | elders(cfg)).items():
+        places, what = learnt(source, elder, word)
+        if places and cfg["data"]["leak"] == "error":
+            raise DataError(f"data.leak=error, as in the run: {what}.\nTest on others; these are known to it.")
+        if what:
+            print(f"LEAK: {what}." if places else what, flush=True)
 
 
 def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def compose(cfg: dict[str, Any], task: Task, said: dict[str, Any], known: dict[s
     chosen = partial(groups, policy, **places, lr=lr, weight_decay=decay, loss=loss, seed=cfg["seed"])
     more: dict[str, Any] = {key: make(cfg[key]) for key in ("mix", "penalty", "adversary")}
     more |= {"clip": cfg["trainer"]["gradient_clip_algorithm"], "progressive": combined.growing(cfg, network, task)}
-    more["compiler"] = hardware.compiler(cfg)
+    more |= {"compiler": hardware.compiler(cfg), "epochs": cfg["trainer"]["max_epochs"]}
     return Module(network, task, loss, chosen, optimizer, make(cfg["scheduler"]), cfg["seed"], said, **more)
 
 

@@ -1,4 +1,4 @@
-"""The only LightningModule, final: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
+"""The LightningModule that trains: keyed randomness, closed-form schedule, metrics exact on any number of ranks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
 from src.contracts import ConfigError, Task
+from src.predicting import kept
 from src.replan import Plan, read
 from src.sam import SAM
-from src.stats import confusions
 
 Batch = dict[str, torch.Tensor]
 SIZES = 64  # of batches that are compiled, with and without gradients; torch would give up after 8
@@ -33,7 +33,7 @@ class Module(pl.LightningModule):
     training alone. penalty: the network at its starting weights -> (network -> what is added to the loss). clip: norm,
     value or agc, by trainer.gradient_clip_val. compiler: the backend of torch.compile for the network in a fit.
     progressive: (batch, epoch) -> batch of other sizes, before it is mixed. adversary: (images, where the loss rises,
-    chance) -> worse images.
+    chance) -> worse images. epochs: that are planned.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Module(pl.LightningModule):
         compiler: str | None = None,
         progressive: Any = None,
         adversary: Callable[..., torch.Tensor] | None = None,
+        epochs: int | None = None,
     ):
         super().__init__()
         self.network, self.task, self.loss, self.seed = network, task, loss, seed
@@ -59,13 +60,12 @@ class Module(pl.LightningModule):
         self.groups = groups(network)
         self.optimizer, self.schedule = optimizer, schedule
         self.mix, self.penalty, self.clip, self.compiler = mix, penalty(network), clip, compiler
-        self.progressive, self.adversary = progressive, adversary
+        self.progressive, self.adversary, self.epochs = progressive, adversary, epochs or 0
         self.place = (0, 0, 0)  # epoch, batch, rank
         self.passes = getattr(getattr(optimizer, "func", optimizer), "passes", 1)  # over each batch
         self.repeats = False  # whether an optimizer looks at a batch for the second time
         self.plan: Plan | None = None  # of a resumed fit, until it is known how many updates it shall have
         self.pace: Callable[[float], float] = lambda step: step  # update -> place in the schedule; deadlines hurry it
-        self.see = network.__call__  # (B, C, H, W) -> (B, …): what Trainer.predict asks for
         self.val_metrics = task.metrics().clone(prefix="val/")
         self.train_loss = {"sum": 0.0, "images": 0.0}  # since the start of the epoch; in the checkpoint
 
@@ -143,11 +143,18 @@ class Module(pl.LightningModule):
 
     def mixed(self, batch: Batch) -> Batch:
         """Which images are mixed, and how, depends on (seed, epoch, batch, rank), as dropout does; how large they are,
-        on the epoch."""
-        batch = self.progressive(batch, self.current_epoch) if self.progressive else batch
-        if self.mix is None or not self.mix.on(self.current_epoch, self.trainer.max_epochs):
+        and whether any are mixed, on how much of the schedule is done."""
+        batch = self.progressive(batch, self.epoch()) if self.progressive else batch
+        if self.mix is None or not self.mix.on(self.epoch(), self.epochs):
             return batch
         return self.mix(batch, self.task.outputs, np.random.default_rng(rng.key(self.seed, "mix", *self.place)))
+
+    def epoch(self) -> int:
+        """Which of the planned epochs, from 0, the schedule is in: the one that is trained, but where a deadline
+        hurries it, or fewer updates were planned than fill these epochs."""
+        assert self.plan is not None
+        part = self.pace(self.trainer.global_step) * self.epochs / self.plan.total
+        return min(int(part + 1e-9), self.epochs - 1)
 
     def objective(self, batch: Batch) -> torch.Tensor:
         """What is minimised."""
@@ -193,7 +200,7 @@ class Module(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         valid, logits = batch["valid"], self.network(batch["image"])
-        seen, target = self._kept(logits[valid].float(), batch["target"][valid])
+        seen, target = kept(self.task, logits[valid].float(), batch["target"][valid])
         for metric in self.val_metrics.values():
             if len(target) or getattr(metric, "takes_nothing", False):  # torchmetrics' own take no empty update
                 metric.update(seen, target)
@@ -204,17 +211,6 @@ class Module(pl.LightningModule):
         self.log_dict(found, logger=False, sync_dist=True)  # equal on all ranks already; the flag spares a warning
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._record({k: float(v) for k, v in found.items()})
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        valid = batch["valid"]
-        logits, target = self._kept(self.see(batch["image"])[valid].float(), batch["target"][valid])
-        return {"index": batch["index"][valid].cpu(), "logits": logits.cpu(), "target": target.cpu()}
-
-    def _kept(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is measured of a batch; of masks the counts of each image, since all pixels would fill the memory."""
-        if not self.task.dense or logits.ndim != 4 or target.ndim != 3:
-            return logits, target
-        return confusions(logits.argmax(1), target, self.task.outputs), torch.zeros(len(target), dtype=torch.long)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """As Lightning does it, but also under bf16 with a fused optimizer, which Lightning 2.6 refuses to clip. agc:

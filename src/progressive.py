@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 class Progressive:
     """(batch, epoch from 0) -> the batch with images (B, C, h, w), of which each side has the part `start` in the first
     epoch, and more by equal steps, up to all of it in the last fifth of the epochs (fast.ai's idea; the plan is that of
-    Composer's ProgressiveResizing, but by epochs). A function of the epoch, so a resume repeats it.
+    Composer's ProgressiveResizing, but by epochs): those of the schedule, see Module.epoch, so a resume repeats it.
     """
 
     start: float

@@ -149,7 +149,10 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):
-        yield _augment(facts, cfg["data"]["colour"])
+        yield (chosen := _augment(facts, cfg["data"]["colour"]))
+        for word, leaf in (("flip", "flip"), ("crop_scale", "scale")):
+            if chosen.value == "colour" and f"data.{word}" in given:
+                yield Decision(f"augment.{leaf}", cfg["data"][word], f"data.{word} says that the target bears it")
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
     if facts.device == "gpu" and facts.bf16:

@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -209,3 +210,28 @@ def test_numbers_outside_their_range_are_refused_where_they_are_used_too():
             make(said, **more)
     with pytest.raises(ConfigError, match="penalty.beta=-1"):
         make(node("penalty", "l2_sp", beta=-1.0))(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in eval mode at the start of training")
+@pytest.mark.parametrize("ends", ["callbacks.deadline.seconds=10 callbacks=[deadline]", "trainer.max_steps=10"])
+def test_a_fit_that_ends_early_ends_with_whole_images_that_are_not_mixed(shapes, tmp_path, monkeypatch, ends):
+    """Of 20 epochs of two updates there is time, or there are updates, for five."""
+    from src.callbacks import deadline
+
+    said = f"{ends} trainer.max_epochs=20 data.progressive=0.5 mix=mixup mix.off_epochs=4"
+    r, seen, clock = built(said.split(), tmp_path, shapes), [], itertools.count()
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    trainer, module = r.trainer(), r.module(r.network())
+    mixed = module.mixed
+
+    def watched(batch):
+        found = mixed(batch)
+        seen.append((found["image"].shape[-1], found["target"].ndim == 2))
+        return found
+
+    module.mixed = watched
+    trainer.fit(module, datamodule=r.loaders)
+    sizes, were = zip(*seen, strict=True)
+    assert 9 <= len(seen) <= 11 and trainer.current_epoch < 7
+    assert sizes[0] == 16 and sizes[-1] == 32 and sizes == tuple(sorted(sizes)) and len(set(sizes)) > 3
+    assert were[0] and not were[-1] and were == tuple(sorted(were, reverse=True))

@@ -13,6 +13,7 @@ from src.contracts import ConfigError, DataError
 from src.evaluate import evaluate
 from src.folder import RunFolder
 from tests import made
+from tests.conftest import words
 from tests.test_combined import tried
 
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -57,11 +58,14 @@ def test_the_own_test_split_gives_the_numbers_of_the_run_and_leaves_it_alone(run
 
 
 @quiet
-def test_other_images_are_tested_by_the_names_of_their_classes(run, shapes, tmp_path):
+def test_other_images_are_tested_by_the_names_of_their_classes(run, shapes, tmp_path, capsys):
     was = json.loads((run / "metrics.json").read_text())
     root = shutil.copytree(shapes / "test", tmp_path / "night")
     found = evaluate(str(run), [f"data.root={root}"])  # all of them, since they are not divided
     assert found == pytest.approx({k: v for k, v in was.items() if k.startswith("test/")}, abs=1e-6)
+    assert "LEAK" not in capsys.readouterr().out
+    evaluate(str(run), [f"data.root={shapes / 'val'}"])
+    assert f"LEAK: RUN_DIR={run} has learnt 16 of 16 test images, such as left/00.png" in capsys.readouterr().out
     images = sorted(root.rglob("*.png"))
     rows = [f"{image.relative_to(root)},{image.parent.name}" for image in images[:4] + images[-3:]]
     (root / "seven.csv").write_text("\n".join(["path,target", *rows]))
@@ -174,3 +178,14 @@ def test_every_task_is_tested_again_to_the_same_numbers_from_other_folders_too(z
     if task == "segmentation":
         with pytest.raises(ConfigError, match="masks are not measured"):
             evaluate(str(run), [f"data.root={other}", "robustness=corruptions"])
+
+
+@quiet
+@pytest.mark.slow
+def test_what_a_run_was_trained_by_is_not_needed_to_test_it(zygote, whole, shapes, tmp_path):
+    teacher, run = shutil.copytree(whole, tmp_path / "teacher"), tmp_path / "run"
+    said = [f"distill.teacher.folder={teacher}", "distill=run", "finetune=lora", "loss=elr", "trainer.max_epochs=1"]
+    assert zygote.run(*words(shapes, tmp_path), *said, f"run_dir={run}") == 0, zygote.screen
+    shutil.rmtree(teacher)
+    was = {k: v for k, v in json.loads((run / "metrics.json").read_text()).items() if k.startswith("test/")}
+    assert evaluate(str(run), []) == pytest.approx(was, abs=1e-6)

@@ -168,6 +168,14 @@ def test_colours_that_the_user_says_are_what_counts_are_not_changed():
     assert decided(recipe.plan(replace(facts(), geometric=True), cfg, frozenset()))["augment"] == "none"
 
 
+def test_of_numbers_what_is_said_of_mirrors_and_crops_is_obeyed():
+    cfg, level = config("data=folder"), replace(facts(), geometric=True)
+    cfg["data"] |= {"flip": 0.3, "crop_scale": [0.6, 1.0]}
+    found = decided(recipe.plan(level, cfg, frozenset({"data.flip", "data.crop_scale"})))
+    assert (found["augment"], found["augment.flip"], found["augment.scale"]) == ("colour", 0.3, [0.6, 1.0])
+    assert not {"augment.flip", "augment.scale"} & set(decided(recipe.plan(level, cfg, frozenset())))
+
+
 def test_rare_classes_count_as_much_as_frequent_ones_where_the_counts_are_far_apart():
     assert decided(recipe.plan(facts(imbalance=50), config(), frozenset()))["task.monitor"] == "val/balanced_acc"
     assert "task.monitor" not in decided(recipe.plan(facts(imbalance=5), config(), frozenset()))

@@ -27,11 +27,12 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
     """Sends this process a signal, raises an error, or says that it hangs, and does, at a place passed n times."""
     from src import checkpoint, decisions
     from src.module import Module
+    from src.predicting import Predicting
 
     owner, name = {
         "step": (Module, "training_step"),
         "validation": (Module, "validation_step"),
-        "predict": (Module, "predict_step"),
+        "predict": (Predicting, "predict_step"),
         "save": (checkpoint.os, "replace"),
         "decisions": (decisions, "save"),
     }[at]

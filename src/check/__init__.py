@@ -16,7 +16,7 @@ from typing import Any
 from src.check import configs, kinds, rules
 from src.check.configs import MISSING, listed, lookup
 from src.check.nearest import did_you_mean, no_option
-from src.check.together import together
+from src.check.together import together, unread
 from src.check.words import PRINTS, SEVERAL, UNCHECKED, Word, parsed, sorted_out
 from src.contracts import ConfigError
 from src.factory import allowed, targets
@@ -109,7 +109,8 @@ def _judged(
         for value, text in zip(word.values, word.texts, strict=True):
             for key, leaf in _leaves(word.key, value, config):
                 typed_as = text if key == word.key else kinds.said(leaf)
-                if fault := _fault(key, leaf, plain, config, typed_as, word.sign):
+                fault = _fault(key, leaf, plain, config, typed_as, word.sign)
+                if fault := fault or unread(key, leaf, config, str(choices.get("augment", "so"))):
                     yield f"{word.text}\n  {fault}"
         final = _with(final, word.key, word.values[0])
     if not prints:

@@ -43,11 +43,23 @@ def _data(of: Of) -> Iterator[str]:
     fold, folds = of("data.fold"), of("data.folds")
     if place(fold) and place(folds) and fold >= folds:
         yield f"data.fold={fold} data.folds={folds}\n  Folds are counted from 0: set data.fold to 0 … {folds - 1}."
+    if folds not in (None, 5) and fold is None:
+        yield f"data.folds={folds}\n  It is for data.fold, which is not given. Set data.fold, or leave data.folds out."
     if of("resume") and of("init_from"):
         yield (
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
             "init_from starts a new run from weights. Leave one out."
         )
+
+
+def unread(key: str, value: Any, config: Mapping[str, Any], augment: str) -> str:
+    """Why nothing comes of a word of the data that only an augment can obey, or ''."""
+    if key not in ("data.flip", "data.crop_scale") or not value or value == lookup(config, key):
+        return ""
+    node = config.get("augment") or {}
+    if any(leaf == f"${{{key}}}" for leaf in node.values()):
+        return ""
+    return f"augment={augment} does not do it. Choose another (augment=light crops and mirrors), or leave it out."
 
 
 def _choice(of: Of) -> Iterator[str]:
@@ -64,11 +76,12 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
-    if of("budget") and of("data.progressive") is not None:
-        yield (
-            f"budget={of('budget')} data.progressive={of('data.progressive')}\n  Images grow with the epochs, and the "
-            "time may be up before they are whole. Leave out one of the two."
-        )
+    for key in ("data.progressive", "mix.off_epochs"):
+        if of("trainer.max_time") and of(key):
+            yield (
+                f"trainer.max_time={of('trainer.max_time')} {key}={of(key)}\n  It cuts the schedule short, perhaps "
+                "before the end that this waits for. Use budget=10m or callbacks.deadline.seconds=600: they hurry it."
+            )
     if of("budget") and (test := str(of("robustness._target_")).rpartition(".")[2].lower()) != "none":
         yield (
             f"budget={of('budget')} robustness={test}\n  Its time is not planned. Leave robustness out; "

@@ -98,7 +98,7 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
     """error: DataError; warn: a note; drop: the copies leave train (or val). Raises where that would empty a class."""
     if not pairs:
         return source
-    told = [f"{_path(source, copy)} = {_path(source, other)}" for copy, other in pairs[:3]]
+    told = [f"{path_of(source, copy)} = {path_of(source, other)}" for copy, other in pairs[:3]]
     what = f"{len(pairs)} file(s) are also in a later split, such as {'; '.join(told)}"
     if policy == "error":
         raise DataError(
@@ -106,7 +106,12 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
         )
     if policy == "warn":
         return replace(source, notes=(*source.notes, f"LEAK: {what}. data.leak=drop removes them from train and val."))
-    gone, splits = {copy for copy, _ in pairs}, {}
+    return dropped(source, {copy for copy, _ in pairs}, what)
+
+
+def dropped(source: Source, gone: set[Place], what: str) -> Source:
+    """Without these images of train or val; raises DataError where that would empty val or a class of train."""
+    splits = {}
     for name, split in source.splits.items():
         splits[name] = split.only([i for i in range(len(split)) if (name, i) not in gone])
     for name in ("train", "val"):
@@ -133,7 +138,7 @@ def table(source: Source, pairs: Iterable[tuple[Place, Place]]) -> str:
     return out.getvalue()
 
 
-def _path(source: Source, place: Place) -> str:
+def path_of(source: Source, place: Place) -> str:
     return source.splits[place[0]].paths[place[1]]
 
 

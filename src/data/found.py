@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from src.contracts import DataError, Root, Source
-from src.data.split import Division, Item, assemble
+from src.data.split import NAMES, UNDIVIDED, Division, Item, assemble
 from src.labels import Labels
 
 
@@ -40,3 +41,16 @@ class Found:
 
 def some(places: list[str], most: int = 10) -> str:
     return ", ".join(places[:most]) + (f", ... ({len(places)} in all)" if len(places) > most else "")
+
+
+def by_name(paths: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """-> split -> the files whose path speaks of it, as train-000.tar does, UNDIVIDED if none does of any; and those
+    that speak of none or of several."""
+    said = [{NAMES[word] for word in re.split("[^a-z]+", path.lower()) if word in NAMES} for path in paths]
+    if not any(said):
+        return {UNDIVIDED: list(paths)}, []
+    found = defaultdict(list)
+    for path, names in zip(paths, said, strict=True):
+        found[min(names) if len(names) == 1 else ""].append(path)
+    unclear = found.pop("", [])
+    return dict(found), unclear

@@ -17,8 +17,8 @@ from src.contracts import ConfigError, DataError, Source
 from src.data.arrow import Tables, opened
 from src.data.cells import cell
 from src.data.folder import existing
-from src.data.found import Found
-from src.data.split import NAMES, UNDIVIDED, Division, Item, by_name
+from src.data.found import Found, by_name
+from src.data.split import NAMES, UNDIVIDED, Division, Item
 from src.labels import Labels, OneClass
 from src.names import shorten
 

@@ -52,7 +52,7 @@ def fingerprint(source: Source) -> str:
     for name in sorted(source.splits):
         split = source.splits[name]
         for path, target in zip(split.paths, split.targets, strict=True):
-            size, _ = _stat(source.root, path)
+            size, _ = stat(source.root, path)
             digest.update(repr((name, path, target, size)).encode())  # repr also escapes names that are not UTF-8
     return digest.hexdigest()
 
@@ -61,11 +61,11 @@ def key(root: Root, paths: Iterable[str], channels: int) -> str:
     where = os.path.realpath(str(root))
     digest = hashlib.sha256(f"1 {channels} {where!r}".encode())  # 1: raise it when `probe` changes
     for path in paths:
-        digest.update(repr((path, *_stat(root, path))).encode())
+        digest.update(repr((path, *stat(root, path))).encode())
     return digest.hexdigest()
 
 
-def _stat(root: Root, path: str) -> tuple[int, int]:
+def stat(root: Root, path: str) -> tuple[int, int]:
     """-> bytes, and nanoseconds of the last change; (-1, -1) if there is no such file."""
     try:
         # of a folder without making a Path of each image, which would take two thirds of the time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -183,6 +182,12 @@ def _divide(
 ) -> tuple[dict[str, list[Item]], list[str]]:
     """Cuts the missing splits out of what there is; -> rows without UNDIVIDED, and notes."""
     notes, seed = [], how.split_seed
+    cut = how.fold is None and "val" not in rows
+    used = {"val_size": cut, "test_size": cut and UNDIVIDED in rows, "split_seed": cut or how.fold is not None}
+    idle = [k for k, on in used.items() if not on and getattr(how, k) != getattr(Division, k)]
+    if idle:
+        said = " ".join(f"data.{k}={getattr(how, k)}" for k in idle)
+        notes.append(f"{said}: divides nothing, since the splits are given or the fold decides.")
     if how.fold is not None:
         rows, said = _folded(rows, labels, encode, how)
         notes.append(said)
@@ -255,19 +260,6 @@ def _cut(
     if exact or any(len(stratum) != 1 for stratum in strata):
         return assigned(strata, fractions, seed)
     return stratified([stratum[0] for stratum in strata], fractions, seed)
-
-
-def by_name(paths: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """-> split -> the files whose path speaks of it, as train-000.tar does, UNDIVIDED if none does of any; and those
-    that speak of none or of several."""
-    said = [{NAMES[word] for word in re.split("[^a-z]+", path.lower()) if word in NAMES} for path in paths]
-    if not any(said):
-        return {UNDIVIDED: list(paths)}, []
-    found = defaultdict(list)
-    for path, names in zip(paths, said, strict=True):
-        found[min(names) if len(names) == 1 else ""].append(path)
-    unclear = found.pop("", [])
-    return dict(found), unclear
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:

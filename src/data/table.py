@@ -18,6 +18,7 @@ from src.data import parquet
 from src.data.folder import existing
 from src.data.found import some
 from src.data.places import Places
+from src.data.scan import stat
 from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
 from src.labels import Labels, OneClass
 from src.names import shorten
@@ -260,13 +261,14 @@ def _nearest(root: Path, file: Path) -> str:
 
 
 def split_table(source: Source) -> str:
-    """Which image is in which split, as a table that `data=csv data.table=…` reads back."""
+    """Which image is in which split, as a table that `data=csv data.table=…` reads back; and how large its file is, by
+    which a later run knows it again."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "split", *source.labels.columns])
+    writer.writerow(["path", "split", *source.labels.columns, "bytes"])
     for name, split in source.splits.items():
         writer.writerows(
-            (path, name, *source.labels.text(target, source.classes))
+            (path, name, *source.labels.text(target, source.classes), stat(source.root, path)[0])
             for path, target in zip(split.paths, split.targets, strict=True)
         )
     return out.getvalue()

@@ -20,9 +20,9 @@ from typing import Any
 from src.contracts import DataError, Source
 from src.data.cells import cell
 from src.data.folder import existing
-from src.data.found import Found
+from src.data.found import Found, by_name
 from src.data.images import EXTENSIONS
-from src.data.split import Division, Item, by_name
+from src.data.split import Division, Item
 from src.data.tar import Entry, Part, Shards, index
 from src.labels import Cells, Labels, OneClass
 from src.names import shorten

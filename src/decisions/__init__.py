@@ -4,9 +4,10 @@ images. Pure functions on tensors; `saved` is plain data from model.json and, un
 """
 
 from src.decisions.columns import apply, load, needs_features, save, scaled
-from src.decisions.fit import FEW, KINDS, Images, carried, fit, suits
+from src.decisions.fit import FEW, Images, carried, fit
 from src.decisions.measures import measure
 from src.decisions.unfamiliar import FEATURES
+from src.decisions.words import KINDS, suits
 
 __all__ = [
     "FEATURES",

@@ -70,6 +70,7 @@ def apply(saved: Mapping[str, Any], logits: torch.Tensor, features: torch.Tensor
     if saved.get("sets"):
         inside = conformal.sets(p, saved["sets"])
         order = p.argsort(1, descending=True)
+        order = order.sort(1).values if saved["sets"].get("ordered") else order  # an interval, from its lower end
         ranked = [[names[c] for c in row if held[c]] for row, held in zip(order.tolist(), inside.tolist(), strict=True)]
         columns |= {"set": ["|".join(held) for held in ranked], "unsure": [len(held) > 1 for held in ranked]}
     if saved.get("decision"):

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from src import threshold
-from src.contracts import ConfigError, Task
+from src.contracts import Task
 from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import choose
 
-KINDS = ("class", "labels", "numbers")  # of Task.target, for which something can be fitted
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
 Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
@@ -25,28 +24,6 @@ class Images:
     logits: torch.Tensor
     target: torch.Tensor
     features: torch.Tensor | None = None
-
-
-def suits(words: Mapping[str, Any], task: Task) -> None:
-    """Raises ConfigError where a decision is asked that this task cannot have."""
-    method = words["decision"]
-    if method == "none":
-        return
-    if task.target != "class":
-        raise ConfigError(
-            f"calibrate.decision={method}: the targets of this task are {task.target}, and it is one class of several "
-            "that is decided.\nLeave calibrate.decision out."
-        )
-    if method == "cost" and [len(row) for row in words["cost"]] != [task.outputs] * task.outputs:
-        raise ConfigError(
-            f"calibrate.cost={words['cost']}: it must have a row, and in it a cost, for each of the {task.outputs} "
-            "classes.\nSet calibrate.cost to as many rows of as many numbers."
-        )
-    if method != "cost" and task.outputs != 2:
-        raise ConfigError(
-            f"calibrate.decision={method}: a threshold decides between two classes, and there are {task.outputs}.\n"
-            "Leave it out, or set calibrate.decision=cost and calibrate.cost."
-        )
 
 
 def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None, seed: int) -> Fitted:
@@ -68,7 +45,8 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
         plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed)
         p = crossed.softmax(1)  # out of fold, so that what follows is fitted on images like new ones
         if kind == "class" and words["sets"] != "none" and enough:
-            plain["sets"] = conformal.fit(p, held.target, words["sets"], words["alpha"], words["by_class"])
+            how = words["sets"], words["alpha"], words["by_class"], task.ordered
+            plain["sets"] = conformal.fit(p, held.target, *how)
         if words["decision"] != "none":
             plain["decision"] = _decision(words, p, held.target, notes)
     tensors: dict[str, torch.Tensor] = {}

@@ -14,7 +14,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Mix(ABC):
-    """probability: of a batch to be mixed. off_epochs: the last ones, in which none is."""
+    """probability: of a batch to be mixed. off_epochs: the last of the schedule, in which none is."""
 
     def __init__(self, probability: float, off_epochs: int):
         if not 0 < probability <= 1:

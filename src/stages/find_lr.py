@@ -65,7 +65,7 @@ def find_lr(run: Run) -> None:
     curve = Curve(lambda step: run.cfg["optimizer"]["lr"] * factor(step))
     trainer.callbacks.append(curve)
     trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs, trainer.limit_val_batches = UPDATES, -1, 0
-    module.schedule = lambda total: factor
+    module.schedule, module.epoch = lambda total: factor, lambda: 0  # images as large, and mixed, as a fit begins
     begin(run, module.loss)
     trainer.fit(module, datamodule=run.loaders)
     run.loaders.trainer = None

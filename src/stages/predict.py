@@ -13,6 +13,7 @@ import torch
 
 from src import world
 from src.contracts import Run
+from src.predicting import Predicting
 
 
 def predictions(
@@ -28,9 +29,7 @@ def predictions(
     run.loaders.predicted = split, only
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        module = run.module(network)
-        module.see = see or network.__call__
-        batches = run.trainer(split).predict(module, datamodule=run.loaders)
+        batches = run.trainer(split).predict(Predicting(network, run.task, see), datamodule=run.loaders)
     mine = {k: torch.cat([b[k] for b in batches]) for k in ("index", "logits", "target")}
     parts = world.gather(mine)
     index, logits, target = (torch.cat([p[k] for p in parts]) for k in ("index", "logits", "target"))

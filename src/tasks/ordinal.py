@@ -7,20 +7,16 @@ from typing import Any
 
 import torch
 
+from src import levels
 from src.contracts import Task
 from src.tasks.figures import confusion
 from src.tasks.heads import close, mix, solve, weigh
 from src.tasks.multiclass import doubts, nll, probabilities
 
 
-def expected(logits: torch.Tensor) -> torch.Tensor:
-    """(N, levels) -> (N,), the mean level."""
-    return logits.float().softmax(1) @ torch.arange(logits.shape[1], dtype=torch.float32, device=logits.device)
-
-
 def level(logits: torch.Tensor) -> torch.Tensor:
-    """The level nearest to the mean: of all, the one with the least squared error to expect."""
-    return expected(logits).round().long()
+    """(N, levels) -> (N,), what is answered."""
+    return levels.nearest(logits.float().softmax(1))
 
 
 def kappa(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -62,7 +58,8 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
         return MetricCollection(found, compute_groups=False)
 
     def decode(logits: torch.Tensor) -> list[dict[str, Any]]:
-        rows = zip(level(logits).tolist(), expected(logits).tolist(), probabilities(logits, classes), strict=True)
+        means = levels.expected(logits.float().softmax(1)).tolist()
+        rows = zip(level(logits).tolist(), means, probabilities(logits, classes), strict=True)
         return [{"prediction": classes[i], "expected": mean, **chances} for i, mean, chances in rows]
 
     return Task(
@@ -77,6 +74,7 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
         skill=kappa,
         constant=partial(constant, classes=n),
         geometric=True,
+        ordered=True,
         solve=partial(solve, classes=n, uniform=False),
         close=partial(close, classes=n, uniform=False),
         weigh=weigh,
