@@ -17,6 +17,8 @@ class Probed:
     resize: Mapping[str, float]  # policy -> score; only those that were compared
     mirrored: float | None  # score on mirrored images less that on the images; None: not asked
     grey: float | None  # score without colours less that with them
+    noise: float | None = None  # the part of the training labels that is wrong; None: not asked
+    wrong: int = 0  # training images that are better left out, since their label is
     notes: tuple[str, ...] = ()  # what else was seen, a sentence each
 
 

@@ -126,7 +126,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
     possible(r, given)
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(words):
-        probed = (pixels if r.task.dense else probe).probe(r, device, questions(r, given), left / 4 if left else None)
+        asked = questions(r, given, words)
+        probed = (pixels if r.task.dense else probe).probe(r, device, asked, left / 4 if left else None)
     if left:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
@@ -146,6 +147,7 @@ def possible(r: Run, given: Collection[str]) -> None:
 def contenders(words: dict[str, Any]) -> list[dict[str, Any]]:
     """The config as it is, or with each of model.candidates in turn; what the recipe has yet to decide is left out."""
     words = {**words, "start": "random", "select": "last", "augment": dict(words["augment"])}
+    words["data"] = {**words["data"], "suspects": "keep"}
     if words["augment"].get("policy") == "auto":
         words["augment"]["policy"] = None
     wanted = words["model"].get("candidates") or {}
@@ -172,9 +174,11 @@ def seconds(budget: str) -> float:
     return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
 
 
-def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
+def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
+    rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
+    asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
     asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
@@ -188,7 +192,7 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
     network = r.network()
     return Facts(
-        images=len(r.source.splits["train"]),
+        images=len(r.source.splits["train"]) - (probed.wrong if probed else 0),
         val=len(r.source.splits["val"]),
         counts=r.audit.counts,
         size=r.spec.size[0],

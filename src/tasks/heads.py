@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from src.contracts import Affine, Head, Weights
 from src.tasks.linear import RIDGE, Method, crossed, folds, ridge, scaled, solver, summed, varying, widened
 
-SHRINKAGE = (0.2, 0.5, 0.8, 1.0)  # of the covariance towards the diagonal; at 1 LDA is the nearest mean
+SHRINKAGE = (0.2, 0.5, 0.8, 0.95, 1.0)  # of the covariance towards the diagonal; at 1 LDA is the nearest mean
 DECAY = (1e-2,)  # of the logistic head's weights, likewise
 MOST = 5e7  # images × features × classes up to which a logistic head is solved in seconds
 LARGEST = 5.0  # size of a head's logits: where held-out images are all right, the best temperature has no limit
