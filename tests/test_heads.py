@@ -129,13 +129,25 @@ def test_the_likeliest_head_of_the_probe_is_left_only_for_one_that_is_surely_bet
             Head(f"{name} on stages", torch.zeros(2, 1), torch.zeros(2), torch.stack([right, ~right], 1).float())
             for name, right in zip(("lda 0.5", "ridge 1", "logistic 1"), (first, *others), strict=False)
         ]
-        return heads._chosen_first(made[::-1], target, "lda 0.5 on stages")[0].name
+        return heads._chosen_first(made[::-1], target, {"lda 0.5 on stages"})[0].name
 
     slightly, clearly, most = torch.arange(100) < 83, torch.arange(100) < 92, torch.arange(100) < 97
     slightly[0] = False
     assert chosen(slightly) == "lda 0.5 on stages"
     assert chosen(clearly) == "ridge 1 on stages"
     assert chosen(clearly, most) == chosen(most, clearly).replace("ridge", "logistic") == "logistic 1 on stages"
+
+
+def test_the_more_labels_are_wrong_the_further_the_probes_head_is_shrunk():
+    x, true = blobs(90, 40)
+    draw = torch.Generator().manual_seed(2)
+    shifted = torch.where(torch.rand(90, generator=draw) < 0.4, torch.randint(1, CLASSES, (90,), generator=draw), 0)
+
+    def chosen(y: torch.Tensor) -> float:
+        name = heads.solve(x, y, {"last": slice(None)}, 0, CLASSES, False)[0].name
+        return 1.0 if name.startswith("nearest") else float(name.split()[1])
+
+    assert chosen(true) == 0.5 < chosen((true + shifted) % CLASSES)
 
 
 def test_a_view_reads_its_own_columns():
