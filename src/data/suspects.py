@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
+from src import tables
 from src.contracts import LEFT, SUSPECTS, Source
 
 
@@ -15,8 +15,7 @@ def without_suspects(source: Source, run: Path, policy: str) -> Source:
     file = run / SUSPECTS
     if policy == "keep" or not file.is_file():
         return source
-    with file.open(newline="", encoding="utf-8") as stream:
-        gone = {row["path"] for row in csv.DictReader(stream) if row.get(LEFT) == "yes"}
+    gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"}
     train = source.splits["train"]
     kept = [i for i, path in enumerate(train.paths) if path not in gone]
     if len(kept) == len(train):
