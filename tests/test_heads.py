@@ -129,7 +129,7 @@ def test_the_likeliest_head_of_the_probe_is_left_only_for_one_that_is_surely_bet
             Head(f"{name} on stages", torch.zeros(2, 1), torch.zeros(2), torch.stack([right, ~right], 1).float())
             for name, right in zip(("lda 0.5", "ridge 1", "logistic 1"), (first, *others), strict=False)
         ]
-        return heads._chosen_first(made[::-1], target, {"lda 0.5 on stages"})[0].name
+        return heads._chosen_first(made[::-1], target, "stages")[0].name
 
     slightly, clearly, most = torch.arange(100) < 83, torch.arange(100) < 92, torch.arange(100) < 97
     slightly[0] = False
