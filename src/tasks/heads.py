@@ -50,11 +50,12 @@ def solve(
 
 
 def _chosen_first(heads: list[Head], target: torch.Tensor, view: str) -> list[Head]:
-    """Of LDA on this view, shrunk half-way or further, that one under which the held-out labels are likeliest, if some may be wrong: the more of them
-    are, the further LDA is shrunk. It is left for another one that is right more often by two standard errors of their
-    paired difference. The least cross-entropy of all prefers the logistic head for its manners: with 5, 20 and 80
-    images a class (MobileNetV2 at 96 px, three sets, test accuracy in %) it has 66.6, 83.5 and 88.2, LDA 0.5 67.4, 84.2
-    and 89.1. (Not so where rare classes count as much: with a tail of 50 to 1, 67.9 to 64.6.)"""
+    """Of LDA on this view, shrunk half-way or further, that one under which the held-out labels are likeliest, if some
+    may be wrong: the more of them are, the further it is shrunk. It is left for another head that is right more often
+    by two standard errors of their paired difference. The least cross-entropy of all prefers the logistic head for its
+    manners: with 5, 20 and 80 images a class (MobileNetV2 at 96 px, three sets, test accuracy in %) it has 66.6, 83.5
+    and 88.2, LDA 0.5 67.4, 84.2 and 89.1. (Not so where rare classes count as much: with a tail of 50 to 1, 67.9 to
+    64.6.)"""
 
     def right(head: Head) -> torch.Tensor:
         assert head.logits is not None
