@@ -27,8 +27,8 @@ TIMED = 64  # images by which the speed is guessed
 TWINS = 2_000  # images of val, and of test, that are compared with those before them
 ASKED = 400  # images that each question is asked of
 MANY = 0.1  # share of wrong labels from which they are left out, where it is more than none by
-SURE = 3.0  # standard errors, and the answers are right more often than not, as they say: a probe that knows little
-KNOWN = 0.5  # contradicts clean labels, too (docs/negative-results.md)
+SURE = 3.0  # standard errors, and
+KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
 
 
