@@ -81,7 +81,8 @@ def _input(facts: Facts) -> Iterator[Decision]:
         return
     if probed.noise is not None:
         told = f"about {100 * probed.noise:.0f} % of the training labels are wrong, by held-out answers of the probe"
-        left = f"; the likeliest {probed.wrong:,} are not learnt" if probed.wrong else ": not so many, or not so surely, that any is left out"
+        few = ": not so many, or not so surely, that any is left out"
+        left = f"; the likeliest {probed.wrong:,} are not learnt" if probed.wrong else few
         yield Decision("data.suspects", "drop" if probed.wrong else "keep", told + left)
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
