@@ -169,6 +169,8 @@ def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple
     asked = [] if "data.flip" in given else ["mirror"]
     rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
     asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
+    upright = r.task.target == "class" and not r.task.geometric
+    asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
     asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
