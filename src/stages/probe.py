@@ -51,8 +51,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     groups = grouped(run, chosen)
     solve = partial(run.task.solve, seed=run.cfg["seed"])
     read = "stages" if network.stages else "last"  # by the head that is trained
-    heads = _solved(run, x, target, columns(network, x), groups, read)
-    best, last = heads[:2]
+    best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
     noise = _noise(run, heads, target) if "labels" in questions else None
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
@@ -79,8 +78,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
-    told = suspects(run, best, target, chosen, noise)
-    first, second = heads[:2]
+    told, (first, second) = suspects(run, best, target, chosen, noise), (best, last)
     if noise and noise.wrong.any():
         kept = torch.nonzero(~noise.wrong)[:, 0]
         mine = None if groups is None else groups[kept]
