@@ -23,6 +23,7 @@ from src.data.audit import table as leak_table
 from src.data.learnt import without_learnt
 from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
+from src.data.suspects import without_suspects
 from src.data.table import split_table
 from src.factory import make
 from src.learner import compose, loss_of, start
@@ -51,7 +52,8 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         folder.write(home.path / "leaks.csv", leak_table(source, pairs))
     whole = source
     source = without_learnt(without_leaks(source, pairs, data["leak"]), cfg)
-    changed = data["leak"] == "drop" and source is not whole
+    source = without_suspects(source, home.path, data["suspects"])
+    changed = any(len(source.splits[name]) < len(split) for name, split in whole.splits.items())
     found = audit(source, data["scan_limit"]) if changed else found
     source = task.check(source) if task.check else source
     said = describe(first, known(cfg, source, spec, task))
@@ -126,6 +128,11 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
             "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."
+        )
+    if cfg["data"]["suspects"] == "drop" and (r.task.noise is None or not probe.there(home)):
+        raise ConfigError(
+            "data.suspects=drop: which labels are wrong is found by the probe of a task with one class an image, and "
+            "this run has none, or counts rare classes as much as others.\nSet recipe=auto, or data.suspects=keep."
         )
     if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
         raise ConfigError(

@@ -24,7 +24,8 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     home.path.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         cfg = resume.plain(resume.absolute(hydra.compose("train", [*words, f"run_dir={home.path}"])))
-    r = prepare({**cfg, "start": "random", "select": "last"}, home)
+    data = {**cfg["data"], "suspects": "keep"}
+    r = prepare({**cfg, "data": data, "start": "random", "select": "last"}, home)
     network, device = r.network(), hardware.device(cfg)
     x, target, chosen, _ = probe.features(r, network, device, None)
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")

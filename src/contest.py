@@ -160,10 +160,8 @@ def crown(home: folder.RunFolder) -> None:
         found = _table(home.state())
         recipe = home.path / "recipe.md"
         folder.write(recipe, networks.noted(recipe.read_text(encoding="utf-8"), found))
-        saved, mine = OmegaConf.load(config), OmegaConf.load(home.config)
-        assert isinstance(saved, DictConfig) and isinstance(mine, DictConfig)
-        words = folder.moved(OmegaConf.to_container(saved), saved.run_dir, str(home.path))
-        words["logger"] = OmegaConf.to_container(mine)["logger"]
+        words = folder.moved(folder.RunFolder(own).words(), str(own), str(home.path))
+        words["logger"] = home.words()["logger"]
         resume.keep(OmegaConf.create(words), home)
         print(networks.screen(found), flush=True)
     shutil.rmtree(home.path / PLACE)

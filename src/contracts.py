@@ -62,6 +62,7 @@ class Root(Protocol):
     def __truediv__(self, path: str, /) -> File: ...
 
 
+SUSPECTS, LEFT = "suspects.csv", "left out"  # doubtful training labels, and the column that says which are not learnt
 UNLABELLED = -1  # the class of an image that is only to be predicted
 
 
@@ -157,6 +158,16 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """How many labels are wrong, as far as held-out answers tell, and which."""
+
+    share: float  # of all labels
+    sure: float  # standard errors by which that is more than none
+    known: float  # how sure the answers are that tell it, 0..1
+    wrong: torch.Tensor  # (N,) bool: the label is rather wrong than right
+
+
+@dataclass(frozen=True)
 class Part:
     """One of several targets that stand side by side, each in a slice of the outputs and of the targets (N, outputs)
     that are NaN where it is unknown. A class is 1 among zeros there."""
@@ -211,6 +222,7 @@ class Task:
     tune: Callable[..., dict[str, Any]] | None = None  # (logits, target) of val -> plain words for metrics and decode
     doubts: Callable[..., list[tuple[int, dict[str, Any]]]] | None = None
     # (logits out of fold, target) -> the images whose label the others contradict, the surest first, and what they say
+    noise: Callable[..., Noise | None] | None = None  # (heads of `solve`, target) -> which are wrong
     parts: tuple[Part, ...] = ()  # where the target is several of different kinds
     alone: Callable[..., list[tuple[str, Task, torch.Tensor, torch.Tensor]]] | None = None
     # (logits, target) -> each part of which these images tell something: its name, the task that it would be alone, and

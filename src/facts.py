@@ -18,6 +18,8 @@ class Probed:
     mirrored: float | None  # score on mirrored images less that on the images; None: not asked
     turned: tuple[float, ...] | None  # score on images upside down, and that of the best blind answer; classes only
     grey: float | None  # score without colours less that with them
+    noise: float | None = None  # the part of the training labels that is wrong; None: not asked
+    wrong: int = 0  # training images that are better left out, since their label is
     notes: tuple[str, ...] = ()  # what else was seen, a sentence each
 
 

@@ -28,6 +28,7 @@ def contenders(words: Mapping[str, Any], given: Collection[str]) -> list[dict[st
         )
     named = [{**model, "name": name, "weights": file, "candidates": None, "top": 1} for name, file in wanted.items()]
     words = {**words, "start": "random", "select": "last", "augment": dict(words["augment"])}
+    words["data"] = {**words["data"], "suspects": "keep"}
     if words["augment"].get("policy") == "auto":
         words["augment"]["policy"] = None
     return [{**words, "model": each} for each in named or [model]]

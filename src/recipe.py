@@ -53,6 +53,7 @@ AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
+RARE = 10  # images of the most frequent class for one of the rarest
 FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
 SWEEP = [1, 0.5, 2]  # times the learning rate
 REFIT = 50  # images a class below which those of val are worth a second fit
@@ -80,6 +81,11 @@ def _input(facts: Facts) -> Iterator[Decision]:
         yield Decision("model.weights", one.weights, "those of this candidate")
     if (probed := facts.probed) is None:
         return
+    if probed.noise is not None:
+        told = f"about {100 * probed.noise:.0f} % of the training labels are wrong, by held-out answers of the probe"
+        few = ": not so many, or not so surely, that any is left out"
+        left = f"; the likeliest {probed.wrong:,} are not learnt" if probed.wrong else few
+        yield Decision("data.suspects", "drop" if probed.wrong else "keep", told + left)
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
         kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
@@ -199,7 +205,7 @@ def _augment(facts: Facts, colour: bool) -> Decision:
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
-    if facts.imbalance > 10 and cfg["task"]["monitor"] == "val/acc":
+    if facts.imbalance > RARE and cfg["task"]["monitor"] == "val/acc":
         reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
         yield Decision("task.monitor", "val/balanced_acc", reason)
     if why := probe_alone(facts, cfg):

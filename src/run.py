@@ -164,10 +164,11 @@ def ask(
     possible(r, given)
     probed = None
     if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
-        wanted = () if first else questions(r, given)
+        wanted = questions(r, given, words)
+        wanted = tuple(one for one in wanted if one == "labels") if first else wanted
         probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
         if first:
-            own = {"head": probed.head, "score": probed.score, "last": probed.last, "notes": probed.notes}
+            own = {key: getattr(probed, key) for key in ("head", "score", "last", "noise", "wrong", "notes")}
             probed = replace(first, **own)
     return r, probed, pace(r, device) if words["budget"] else None
 
@@ -184,9 +185,11 @@ def seconds(budget: str) -> float:
     return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
 
 
-def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
+def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
+    rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
+    asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
     upright = r.task.target == "class" and not r.task.geometric
     asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
     asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
@@ -202,7 +205,7 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
     network = r.network()
     return Facts(
-        images=len(r.source.splits["train"]),
+        images=len(r.source.splits["train"]) - (probed.wrong if probed else 0),
         val=len(r.source.splits["val"]),
         counts=r.audit.counts,
         size=r.spec.size[0],

@@ -1,14 +1,17 @@
 """recipe=auto from the door to the report: what it decides is told, obeyed, overruled, resumed, and shipped."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -257,9 +260,41 @@ def test_without_a_val_the_first_candidate_is_taken(auto, zygote, shapes, tmp_pa
 
 
 def test_what_needs_a_probe_is_refused_where_there_is_none(auto, zygote, shapes):
-    for more in (("select=probe",), ("start=probe",)):
+    for more in (("select=probe",), ("start=probe",), ("data.suspects=drop",)):
         assert zygote.run(*words(shapes, auto, "recipe=off", *more)) == 2
-        assert "has no probe" in zygote.screen
+        assert "has no probe" in zygote.screen or "this run has none" in zygote.screen
+
+
+def quarters(root, wrong: int):
+    """4 classes, each bright in another quarter; of the 24 training images of each, the last `wrong` lie in the folders
+    of the other classes."""
+    draw = np.random.default_rng(0)
+    for split, n in (("train", 24), ("val", 5), ("test", 6)):
+        for c, i in itertools.product(range(4), range(n)):
+            pixels = draw.integers(0, 120, (20, 20, 3), dtype=np.uint8)
+            pixels[10 * (c // 2) :, 10 * (c % 2) :][:10, :10] += 100
+            told = "abcd"[(c + 1 + i % 3) % 4 if split == "train" and i >= n - wrong else c]
+            (root / split / told).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / split / told / f"{c}{i:02d}.png")
+    return root
+
+
+def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
+    root, run = quarters(tmp_path / "images", 6), tmp_path / "run"
+    assert zygote.run(*words(root, auto, f"run_dir={run}", "recipe=probe")) == 0, zygote.screen
+    rows = list(csv.DictReader((run / "suspects.csv").read_text().splitlines()))
+    left = {row["path"] for row in rows if row["left out"] == "yes"}
+    right = {path for path in left if "abcd".index(path.split("/")[1]) == int(path.split("/")[2][0])}
+    assert len(left) > 18 and len(right) < 3
+    assert found(run, "config.yaml")["data"]["suspects"] == "drop"
+    assert "are not learnt |" in (run / "recipe.md").read_text()
+    assert found(run, "run.json")["images"]["train"] == 96 - len(left)
+    assert not [path for path in left if path in (run / "split.csv").read_text()]
+    assert found(run, "metrics.json")["test/acc"] > 0.9
+    assert "not learnt" in (run / "report" / "index.html").read_text()
+    kept = tmp_path / "kept"
+    assert zygote.run(*words(root, auto, f"run_dir={kept}", "recipe=probe", "data.suspects=keep")) == 0, zygote.screen
+    assert found(kept, "run.json")["images"]["train"] == 96
 
 
 def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):

@@ -1,5 +1,6 @@
 """Heads solved on features, against their textbook definitions; and who is chosen among candidates."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from src.contracts import Head
 from src.tasks import heads
 from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
+from src.tasks.noise import noise
 from tests.yamls import node
 
 CLASSES = 3
@@ -42,6 +44,26 @@ def test_lda_is_the_shrunk_fisher_discriminant_for_few_and_for_many_features(n, 
     expected = -0.5 * torch.einsum("ncd,de,nce->nc", away, inverse, away) + (torch.bincount(y) / n).log()
     found = x @ weight.double().T + bias
     torch.testing.assert_close(found.softmax(1), expected.softmax(1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3])
+def test_wrong_labels_are_counted_and_told_from_images_that_are_only_hard(part):
+    """Classes that lie over each other, so that a tenth of the images is contradicted with every label right."""
+    x, true = blobs(600, 8, seed=1)
+    draw = torch.Generator().manual_seed(1)
+    off = torch.where(torch.rand(600, generator=draw) < part, torch.randint(1, CLASSES, (600,), generator=draw), 0)
+    y = (true + off) % CLASSES
+    found = heads.solve(x, y, {"last": slice(None)}, 0, CLASSES, False)
+    told = noise(found, y)
+    assert (found[0].logits.argmax(1) != y).float().mean() > 0.05
+    assert told.share == pytest.approx(part, abs=0.06) and told.known > 0.5
+    if part:
+        assert told.sure > 3 and (y != true)[told.wrong].float().mean() > 0.8
+        assert ((y != true) & ~told.wrong).float().mean() < part / 2
+    else:
+        assert told.wrong.float().mean() < 0.03
+    alone = noise([replace(head, logits=head.logits.roll(1, 1)) for head in found], y)  # all labels are contradicted
+    assert torch.equal(torch.bincount(y[~alone.wrong], minlength=CLASSES).clamp(max=2), torch.full((CLASSES,), 2))
 
 
 def test_the_end_of_lda_is_the_nearest_mean():
@@ -107,13 +129,23 @@ def test_the_likeliest_head_of_the_probe_is_left_only_for_one_that_is_surely_bet
             Head(f"{name} on stages", torch.zeros(2, 1), torch.zeros(2), torch.stack([right, ~right], 1).float())
             for name, right in zip(("lda 0.5", "ridge 1", "logistic 1"), (first, *others), strict=False)
         ]
-        return heads._chosen_first(made[::-1], target, "lda 0.5 on stages")[0].name
+        return heads._chosen_first(made[::-1], target, "stages")[0].name
 
     slightly, clearly, most = torch.arange(100) < 83, torch.arange(100) < 92, torch.arange(100) < 97
     slightly[0] = False
     assert chosen(slightly) == "lda 0.5 on stages"
     assert chosen(clearly) == "ridge 1 on stages"
     assert chosen(clearly, most) == chosen(most, clearly).replace("ridge", "logistic") == "logistic 1 on stages"
+
+
+def test_the_more_labels_are_wrong_the_further_the_probes_head_is_shrunk():
+    x, true = blobs(90, 20)
+    draw = torch.Generator().manual_seed(2)
+    off = torch.where(torch.rand(90, generator=draw) < 0.4, torch.randint(1, CLASSES, (90,), generator=draw), 0)
+    first = [
+        heads.solve(x, y, {"last": slice(None)}, 0, CLASSES, False)[0].name for y in (true, (true + off) % CLASSES)
+    ]
+    assert first == ["lda 0.5 on last", "nearest mean on last"]
 
 
 def test_a_view_reads_its_own_columns():

@@ -157,6 +157,14 @@ def test_squash_is_left_only_for_a_clear_gain(scores, policy):
     assert found["data.resize"] == policy
 
 
+def test_wrong_labels_are_left_out_where_the_probe_has_found_them():
+    found = {d.key: d for d in recipe.plan(facts(probed=probed(noise=0.38, wrong=290)), config(), ())}
+    assert found["data.suspects"].value == "drop"
+    assert "38 %" in found["data.suspects"].reason and "290" in found["data.suspects"].reason
+    assert decided(recipe.plan(facts(probed=probed(noise=0.02)), config(), ()))["data.suspects"] == "keep"
+    assert "data.suspects" not in decided(recipe.plan(facts(probed=probed()), config(), ())), "it was not asked"
+
+
 def test_colours_are_left_alone_where_they_carry_the_label():
     assert decided(recipe.plan(facts(probed=probed(grey=-0.2)), config(), frozenset()))["augment"] == "light"
     assert decided(recipe.plan(facts(probed=probed(grey=-0.02)), config(), frozenset()))["augment"] == "trivial"

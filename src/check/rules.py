@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "data.num_workers": whole("0 <= x"),
     "data.timeout": number("0 <= x"),
     "data.leak": one_of("warn", "error", "drop"),
+    "data.suspects": one_of("keep", "drop"),
     "data.scan_limit": whole("1 <= x"),
     "data.cache_gb": number("0 <= x"),
     "data.split_seed": whole("0 <= x"),

@@ -196,6 +196,10 @@ class Loaders(LightningDataModule):
             self.opened[split, resize] = copies(*images, self.cache, self.cache_gb, mask)
         return self.opened[split, resize]
 
+    def picture(self, path: str) -> torch.Tensor:
+        """The evaluation view (C, H, W) of an image that no split has any more."""
+        return copies(self.source.root, "", Split((path,), (None,)), self.spec, self.resize, None, 0)[0](0)
+
     def loader(
         self,
         split: str,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from src.contracts import LEFT, SUSPECTS
 from src.pages import pictures
 from src.pages.blocks import Card, Gallery, Section, Text
 from src.pages.facts import SHOWN, Facts
 
 
 def doubts(facts: Facts) -> Iterator[Section]:
-    if rows := facts.table("suspects.csv"):
-        told = f"{len(rows):,} training labels are contradicted by the other images (suspects.csv); the surest first."
+    if rows := facts.table(SUSPECTS):
+        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}); the surest first."
         yield Section("Labels to look at again", [Text(told), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])])
 
 
@@ -28,6 +29,7 @@ def duplicates(facts: Facts) -> Iterator[Section]:
 def _suspect(facts: Facts, row: dict[str, str]) -> Card:
     own, other = row.get("probability/label", ""), row.get("probability/rather", "")
     lines = [f"label {row['label']} {_two(own)}", f"rather {row['rather']} {_two(other)}"]
+    lines += ["not learnt"] if row.get(LEFT) == "yes" else []
     return Card(_pictures(facts, [("train", row["path"])]), lines, path=row["path"])
 
 

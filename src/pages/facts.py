@@ -73,10 +73,13 @@ class Facts:
         return self.run.loaders.copies(split, self.run.loaders.resize)[0](int(index))
 
     def named(self, split: str, path: str) -> torch.Tensor | None:
-        """The same by its path; None where the split has no such image (any more)."""
+        """The same by its path, also of one that was left out of train; None where the split has no such image (any
+        more)."""
         paths = self.run.source.splits[split].paths if split in self.run.source.splits else ()
-        channels = self.run.spec.channels
-        return self.view(split, paths.index(path))[:channels] if path in paths else None
+        if path not in paths:
+            left = split == "train" and self.run.cfg["data"]["suspects"] == "drop"
+            return self.run.loaders.picture(path) if left else None
+        return self.view(split, paths.index(path))[: self.run.spec.channels]
 
     def cards(
         self,

@@ -7,7 +7,7 @@ import csv
 import io
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from src import folder, rng
-from src.contracts import Affine, ConfigError, Head, Run
+from src.contracts import LEFT, SUSPECTS, Affine, ConfigError, Head, Noise, Run
 from src.facts import Probed
 from src.stages.embed import embed, grey, mirrored, upside_down
 from src.stages.twins import twins
@@ -26,6 +26,9 @@ NUMBERS = 5e7  # and the features of all of them together: 200 MB, and minutes a
 TIMED = 64  # images by which the speed is guessed
 TWINS = 2_000  # images of val, and of test, that are compared with those before them
 ASKED = 400  # images that each question is asked of
+MANY = 0.15  # share of wrong labels from which they are left out (in clean sets up to 0.13 are seen), where it is more
+SURE = 3.0  # than none by so many standard errors, and
+KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
 
 
@@ -40,7 +43,7 @@ class Solved:
 
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
     """One pass over train, smaller ones for each of `questions`: resize, mirror, turn, grey; over fewer images where
-    they would take longer than `seconds`."""
+    they would take longer than `seconds`. And `labels`: wrong ones are told, and the heads learn without them."""
     network = run.network()
     x, target, chosen, most = features(run, network, device, seconds)
     fewer = min(ASKED, most if seconds is None else most // 4)
@@ -48,11 +51,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     groups = grouped(run, chosen)
     solve = partial(run.task.solve, seed=run.cfg["seed"])
     read = "stages" if network.stages else "last"  # by the head that is trained
-    if run.cfg["probe"]["head"]:
-        best, last = (named(run, x, target, columns(network, x), groups, view) for view in (None, read))
-    else:
-        heads = solve(x, target, columns(network, x), groups=groups)
-        best, last = heads[0], next(head for head in heads if head.name.endswith(f" on {read}"))
+    best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
+    noise = _noise(run, heads, target) if "labels" in questions else None
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
@@ -78,9 +78,14 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
-    read = x.shape[1] if network.stages else network.features
-    write(run, Solved((best.weight, best.bias), (last.weight[:, :read], last.bias), best.name))
-    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), suspects(run, best, target, chosen)]
+    told, (first, second) = suspects(run, best, target, chosen, noise), (best, last)
+    if noise and noise.wrong.any():
+        kept = torch.nonzero(~noise.wrong)[:, 0]
+        mine = None if groups is None else groups[kept]
+        first, second = _solved(run, x[kept], target[kept], columns(network, x), mine, read)[:2]
+    width = x.shape[1] if network.stages else network.features
+    write(run, Solved((first.weight, first.bias), (second.weight[:, :width], second.bias), first.name))
+    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), told]
     return Probed(
         head=best.name,
         score=held_out(run, best, target),
@@ -90,8 +95,27 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         mirrored=moved.get("mirror"),
         turned=turned,
         grey=moved.get("grey"),
+        noise=noise.share if noise else None,
+        wrong=int(noise.wrong.sum()) if noise else 0,
         notes=tuple(filter(None, notes)),
     )
+
+
+def _solved(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, read: str) -> Any:
+    """The best head, the best of those on `read`, and all."""
+    if run.cfg["probe"]["head"]:
+        return [named(run, x, target, views, groups, view) for view in (None, read)]
+    assert run.task.solve is not None
+    heads = run.task.solve(x, target, views, run.cfg["seed"], groups=groups)
+    return [heads[0], next(head for head in heads if head.name.endswith(f" on {read}")), *heads]
+
+
+def _noise(run: Run, heads: list[Head], target: torch.Tensor) -> Noise | None:
+    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told."""
+    if run.task.noise is None or not (found := run.task.noise(heads, target)):
+        return None
+    many = found.share >= MANY and found.sure >= SURE and found.known >= KNOWN
+    return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
 
 
 def named(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, view: Any) -> Head:
@@ -211,16 +235,19 @@ def read(home: Any) -> Solved:
         return Solved(best, last, file.metadata()["name"])
 
 
-def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int]) -> str:
+def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int], noise: Noise | None) -> str:
     """Training images whose label the rest of them contradict, in suspects.csv; the surest first. -> a sentence."""
-    found = run.task.doubts(head.logits, target) if run.task.doubts and head.logits is not None else []
+    wrong = noise.wrong if noise and noise.wrong.any() else None
+    also = {} if wrong is None else {"also": wrong}
+    found = run.task.doubts(head.logits, target, **also) if run.task.doubts and head.logits is not None else []
     if not found:
         return ""
     split, labels, out = run.source.splits["train"], run.source.labels, io.StringIO()
-    rows = csv.DictWriter(out, ["path", "label", *found[0][1]])
+    rows = csv.DictWriter(out, ["path", "label", *found[0][1], *([] if wrong is None else [LEFT])])
     rows.writeheader()
     for i, said in found:
         label = "; ".join(labels.text(split.targets[chosen[i]], run.source.classes))
-        rows.writerow({"path": split.paths[chosen[i]], "label": label, **said})
-    folder.write(run.home.path / "suspects.csv", out.getvalue())
-    return f"{len(found):,} training labels are contradicted by the other images (suspects.csv)"
+        left = {} if wrong is None else {LEFT: "yes" if wrong[i] else "no"}
+        rows.writerow({"path": split.paths[chosen[i]], "label": label, **said, **left})
+    folder.write(run.home.path / SUSPECTS, out.getvalue())
+    return f"{len(found):,} training labels are contradicted by the other images ({SUSPECTS})"

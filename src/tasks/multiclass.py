@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from src.contracts import Task
 from src.tasks.figures import confusion
 from src.tasks.heads import close, mix, solve, weigh
+from src.tasks.noise import noise
 
 
 def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -41,9 +42,11 @@ def probabilities(logits: torch.Tensor, classes: tuple[str, ...]) -> list[dict[s
     return [{f"prob/{c}": v for c, v in zip(classes, row, strict=True)} for row in logits.float().softmax(1).tolist()]
 
 
-def doubts(logits: torch.Tensor, target: torch.Tensor, classes: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+def doubts(
+    logits: torch.Tensor, target: torch.Tensor, classes: tuple[str, ...], also: torch.Tensor | None = None
+) -> list[tuple[int, dict[str, Any]]]:
     """Another class is more likely than the images of that class are on average (confident learning, Northcutt et al.
-    2021, eq. 1)."""
+    2021, eq. 1). also (N,): where others are to be listed, too."""
     p = logits.float().softmax(1)
     own = p[torch.arange(len(p)), target]
     sure = torch.stack(
@@ -51,7 +54,11 @@ def doubts(logits: torch.Tensor, target: torch.Tensor, classes: tuple[str, ...])
     )
     above = torch.where(p >= sure, p, 0.0)
     other = above.argmax(1)
-    found = torch.nonzero((above.max(1).values > 0) & (other != target))[:, 0]
+    listed = (above.max(1).values > 0) & (other != target)
+    if also is not None:
+        other = torch.where(listed, other, p.scatter(1, target[:, None], -1.0).argmax(1))
+        listed = listed | also
+    found = torch.nonzero(listed)[:, 0]
     rows = []
     for i in sorted(found.tolist(), key=lambda i: float(own[i] - p[i, other[i]])):
         rather, chance = classes[int(other[i])], f"{p[i, other[i]]:.4f}"
@@ -107,5 +114,6 @@ def multiclass(classes: tuple[str, ...], monitor: str, mode: str, targets: Any =
         weigh=weigh,
         mix=partial(mix, uniform=heads["uniform"]),
         doubts=partial(doubts, classes=classes),
+        noise=None if heads["uniform"] else noise,  # the others always contradict a rare class
         figure=confusion,
     )

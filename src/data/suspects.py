@@ -1,0 +1,25 @@
+"""Training images that are left out, since the probe found that their labels are rather wrong than right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from src import tables
+from src.contracts import LEFT, SUSPECTS, Source
+
+
+def without_suspects(source: Source, run: Path, policy: str) -> Source:
+    """drop: those of the run folder's suspects.csv that are to be left out leave train; before the probe there are
+    none. keep: nothing happens."""
+    file = run / SUSPECTS
+    if policy == "keep" or not file.is_file():
+        return source
+    gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"}
+    train = source.splits["train"]
+    kept = [i for i, path in enumerate(train.paths) if path not in gone]
+    if len(kept) == len(train):
+        return source
+    told = f"{len(train) - len(kept):,} training images are left out: their labels are rather wrong than right"
+    notes = (*source.notes, f"{told} ({SUSPECTS}; data.suspects=keep)")
+    return replace(source, splits={**source.splits, "train": train.only(kept)}, notes=notes)
