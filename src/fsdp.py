@@ -98,7 +98,7 @@ def blocks(network: Any, device: torch.device) -> list[nn.Module]:
 
     def within(module: nn.Module, prefix: str) -> Iterator[nn.Module]:
         layers = {network.layers.get(prefix + name) for name, _ in module.named_parameters()} - {None}
-        if len(layers) == 1 and module in called:
+        if len(layers) == 1 and module in called and any(module.children()):
             yield module
         else:
             for name, child in module.named_children():
