@@ -16,6 +16,13 @@ from src.data.sampler import POWER, prior
 from src.models.network import dry_run
 from src.progressive import STEP, Progressive
 
+# Optimizers of timm's that were seen to step with pieces of weights as they do with whole ones. Of the others, some
+# know what is not shaped like a weight, and some change weights in ways that torch cannot follow into pieces.
+DIVISIBLE = (
+    "adabelief adadelta adagrad adam adamax adamw adan adopt adoptw lamb lambw laprop larc lars lion momentum nadam "
+    "nadamw radam rmsprop rmsproptf sgd sgdw"
+).split()
+
 
 def fair(cfg: Mapping[str, Any], task: Task, train: Split, loss: Callable[[], Any]) -> Task:
     """The task, told which prior its trained head has learnt: `supposes` of the loss, or that of the sampler. Where
@@ -37,6 +44,9 @@ def refuse(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
         _adversary(cfg, task)
     if cfg["data"]["sampler"] != "shuffled":
         _sampler(cfg, trial, task)
+    strategy = cfg["trainer"]["strategy"]
+    if isinstance(strategy, Mapping) and strategy["_target_"].startswith("src.fsdp."):
+        _divided(cfg, trial)
     ema = cfg["callbacks"].get("ema") or {}
     rules = [f"callbacks.ema.{k}={ema[k]}" for k in ("decay", "memory", "last") if ema.get(k) is not None]
     if len(rules) > 1:
@@ -117,3 +127,27 @@ def _sampler(cfg: Mapping[str, Any], trial: Any, task: Task) -> None:
             "how rare they are once more: together they count too much.\n"
             "Set data.sampler=shuffled, or a loss that weighs nothing (loss=cross_entropy loss.class_weights=none)."
         )
+
+
+def _divided(cfg: Mapping[str, Any], trial: Any) -> None:
+    """What of a training needs each weight as a whole, where every rank has a piece of it."""
+    words, optimizer = cfg["trainer"], cfg["optimizer"]
+    key = "optimizer.base.opt" if "base" in optimizer else "optimizer.opt"
+    opt = optimizer.get("base", optimizer).get("opt", "adamw")
+    parts = {"network": trial.network, "loss": trial.loss}
+    single = [f"{name}.{at}" for name, part in parts.items() for at, p in part.named_parameters() if not p.ndim]
+    refused = {
+        f"{key}={opt}": opt.lower() not in DIVISIBLE and f"Set {key} to one of {', '.join(DIVISIBLE)}",
+        "trainer.gradient_clip_algorithm=agc": trial.clip == "agc"
+        and "Set trainer.gradient_clip_algorithm=norm trainer.gradient_clip_val=1.0",
+        f"penalty={option('penalty', cfg['penalty'])}": trial.penalty and "Set penalty=none",
+        f"trainer.compile={str(words['compile']).lower()}": words["compile"] and "Set trainer.compile=false",
+        f"{', '.join(single)}, a single number that learns": single
+        and "Set model.head_scale to a number, if it is that of model.head=cosine; else another model.name or loss",
+    }
+    for asked, instead in refused.items():
+        if instead:
+            raise ConfigError(
+                f"trainer=fsdp with {asked}: weights are in pieces, one on each rank, and it needs them whole.\n"
+                f"{instead}; or trainer=ddp."
+            )

@@ -23,7 +23,7 @@ ALLOWED = frozenset(
     torch.optim.Adagrad src.optimizers.timm_optimizer src.sam.SAM
     torchvision.transforms.v2.TrivialAugmentWide torchvision.transforms.v2.RandAugment
     torchvision.transforms.v2.AutoAugment torchvision.transforms.v2.AugMix torchvision.transforms.v2.ColorJitter
-    pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy
+    pytorch_lightning.Trainer pytorch_lightning.strategies.DDPStrategy src.fsdp.FSDP2Strategy
     pytorch_lightning.callbacks.ModelCheckpoint pytorch_lightning.callbacks.EarlyStopping
     pytorch_lightning.callbacks.LearningRateMonitor pytorch_lightning.callbacks.Timer
     pytorch_lightning.callbacks.DeviceStatsMonitor pytorch_lightning.callbacks.RichModelSummary

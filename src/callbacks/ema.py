@@ -13,6 +13,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+from src.fsdp import dealt, local
+
 Place = tuple[dict[str, Any], str]
 
 
@@ -50,7 +52,8 @@ class EMA(Callback):
             owner = pl_module.network.get_submodule(path)
             places[key] = owner._parameters if name in owner._parameters else owner._buffers, name
             dtype = torch.promote_types(live.dtype, torch.float32) if places is self.moving else live.dtype
-            self.average[key] = begun.get(key, live).detach().to(live.device, dtype, copy=places is self.moving)
+            begins = dealt(begun.get(key, live), live).detach()
+            self.average[key] = begins.to(live.device, dtype, copy=places is self.moving)
         memory = max(self.memory * trainer.estimated_stepping_batches, 1)
         self.most = math.exp(-1 / memory) if self.decay is None else self.decay
         if self.last is not None:
@@ -67,8 +70,8 @@ class EMA(Callback):
         module: Any = pl_module
         if self.last is None or module.pace(self.at) > self.begins:  # by its place in the schedule
             self.updates += 1
-        average = [self.average[key] for key in self.moving]
-        live = [_at(place) for place in self.moving.values()]
+        average = [local(self.average[key]) for key in self.moving]
+        live = [local(_at(place)) for place in self.moving.values()]
         torch._foreach_lerp_(average, [x.to(a.dtype) for x, a in zip(live, average, strict=True)], part)
 
     def state_dict(self) -> dict[str, Any]:
