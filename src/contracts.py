@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
+from src.columns import column, take
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -67,20 +70,24 @@ UNLABELLED = -1  # the class of an image that is only to be predicted
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split: paths (POSIX, relative to the source's root) and their targets."""
+    """The images of one split: paths (POSIX, relative to the source's root) and their targets. Whatever sequences are
+    given, they are kept as columns (src/columns.py), that tables of any length fit into the memory."""
 
-    paths: tuple[str, ...]
-    targets: tuple[Any, ...]
-    groups: tuple[int, ...] = ()  # images of one group are alike, and are held out together; (): each is on its own
+    paths: Sequence[str]
+    targets: Sequence[Any]
+    groups: Sequence[int] = ()  # images of one group are alike, and are held out together; (): each is on its own
     labelled: bool = True  # only of test there need be no labels, and then of all its images
+
+    def __post_init__(self) -> None:
+        for name in ("paths", "targets", "groups"):
+            object.__setattr__(self, name, column(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def only(self, kept: Sequence[int]) -> Split:
+    def only(self, kept: Sequence[int] | np.ndarray) -> Split:
         """These images."""
-        said = self.paths, self.targets, self.groups
-        paths, targets, groups = (tuple(column[i] for i in kept) if column else () for column in said)
+        paths, targets, groups = (take(rows, kept) for rows in (self.paths, self.targets, self.groups))
         return Split(paths, targets, groups, self.labelled)
 
 
