@@ -15,6 +15,7 @@ import torch
 from src import combined, decisions, folder, hardware, report_card, resume, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
+from src.columns import tensor
 from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
 from src.data import masks
 from src.data.audit import Audit, audit, leaks, without_leaks
@@ -164,11 +165,11 @@ def card(r: Run) -> list[str]:
     """What is known of the images, and how good the best answer is that does not look at them."""
     if r.task.dense:  # the masks would have to be read: the test says it
         return audit_card(r.source, r.audit)
-    blind = r.task.constant(torch.tensor(r.source.splits["train"].targets))
+    blind = r.task.constant(tensor(r.source.splits["train"].targets))
     told = []
     for name, split in r.source.splits.items():
         if name != "train" and split.labelled:
-            target = torch.tensor(split.targets)
+            target = tensor(split.targets)
             value = metric(r.task, blind.expand(len(target), -1), target)
             told += [] if value is None else [f"{name} {value:.3g}"]
     said = [f"the best blind answer has {r.task.monitor.removeprefix('val/')}: {', '.join(told)}"] if told else []

@@ -15,6 +15,7 @@ import csv
 import re
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from src import check, folder
 from src.check import configs
 from src.check.words import Word, parsed, sorted_out
+from src.columns import column
 from src.contracts import ConfigError, DataError, Run, Source, Split
 from src.doors import opened
 
@@ -125,15 +127,17 @@ def finished(home: folder.RunFolder) -> dict[str, Any]:
 
 def splits(run: Path, labels: Any, classes: tuple[str, ...]) -> dict[str, Split]:
     """The splits of a run as it wrote them down: so its training images need not be there any more."""
+    from src.data.rows import Gathered, Item
+
+    gathered: dict[str, Gathered] = defaultdict(Gathered)
     with (run / "split.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+        for row in csv.DictReader(stream):
+            gathered[row["split"]].add(Item(row["path"], tuple(row[name] for name in labels.columns)))
     encode, blank, found = labels.encoder(classes), labels.blank(classes), {}
-    for name in dict.fromkeys(row["split"] for row in rows):
-        mine = [row for row in rows if row["split"] == name]
-        cells = [tuple(row[column] for column in labels.columns) for row in mine]
-        there = name != "test" or any(any(cell) for cell in cells)
-        targets = tuple(encode(cell) if there else blank for cell in cells)
-        found[name] = Split(tuple(row["path"] for row in mine), targets, labelled=there)
+    for name, items in ((name, items.rows()) for name, items in gathered.items()):
+        there = name != "test" or items.labelled
+        targets = column(encode(cells) if there else blank for cells in items.cells)
+        found[name] = Split(items.paths, targets, labelled=there)
     return found
 
 
@@ -158,7 +162,7 @@ def matched(other: Source, classes: tuple[str, ...]) -> tuple[Split, tuple[str, 
         tested = Split(train.paths + val.paths, train.targets + val.targets)
     encode = other.labels.encoder(classes)
     if tested.labelled:
-        targets = tuple(encode(other.labels.text(target, other.classes)) for target in tested.targets)
+        targets = column(encode(other.labels.text(target, other.classes)) for target in tested.targets)
         tested = replace(tested, targets=targets, groups=())
     return tested, classes
 

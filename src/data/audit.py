@@ -6,14 +6,16 @@ import csv
 import hashlib
 import io
 import os
-import random
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from src.contracts import DataError, File, Source
 from src.data.images import size_of
+from src.data.scan import places
 
 Place = tuple[str, int]  # split, index there
 
@@ -40,12 +42,11 @@ class Audit:
 def audit(source: Source, limit: int = 100_000) -> Audit:
     """Headers and file sizes are read, and the bytes of files that are equally large; above `limit` images, of a random
     `limit` of them."""
-    places = [(name, i) for name, split in source.splits.items() for i in range(len(split))]
-    places = places if len(places) <= limit else sorted(random.Random(0).sample(places, limit))
-    paths = [source.root / source.splits[name].paths[i] for name, i in places]
+    looked = places(source, limit)
+    paths = [source.root / source.splits[name].paths[i] for name, i in looked]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
         sizes = [size for size in pool.map(size_of, paths) if size]
-        equal = _equal(list(zip(places, paths, strict=True)), pool)
+        equal = _equal(list(zip(looked, paths, strict=True)), pool)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
         counts=tuple(n for n in _counts(source) if n or not source.labels.open),
@@ -111,9 +112,10 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
         )
     if policy == "warn":
         return replace(source, notes=(*source.notes, f"LEAK: {what}. data.leak=drop removes them from train and val."))
-    gone, splits = {copy for copy, _ in pairs}, {}
+    splits = {}
     for name, split in source.splits.items():
-        splits[name] = split.only([i for i in range(len(split)) if (name, i) not in gone])
+        gone = [i for (where, i), _ in pairs if where == name]
+        splits[name] = split.only(np.setdiff1d(np.arange(len(split)), gone))
     for name in ("train", "val"):
         before, after = (source.labels.counts(s[name].targets, source.classes) for s in (source.splits, splits))
         lost = [label for label, n, m in zip(source.classes, before, after, strict=False) if n and not m]

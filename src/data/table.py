@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from src.columns import texts
+from src.columns import CHUNK, texts
 from src.contracts import ConfigError, DataError, Source
 from src.data import parquet
 from src.data.collect import collect
@@ -175,14 +176,17 @@ def _nearest(root: Path, file: Path) -> str:
     return f"Did you mean {near[0]}?" if near else f"Tables in {root}: {shorten(tables) or 'none'}."
 
 
-def split_table(source: Source) -> str:
-    """Which image is in which split, as a table that `data=csv data.table=…` reads back."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "split", *source.labels.columns])
+def split_table(source: Source) -> Iterator[str]:
+    """Which image is in which split, as the parts of a table that `data=csv data.table=…` reads back."""
+    yield _written([("path", "split", *source.labels.columns)])
     for name, split in source.splits.items():
-        writer.writerows(
-            (path, name, *source.labels.text(target, source.classes))
-            for path, target in zip(split.paths, split.targets, strict=True)
-        )
+        pairs = zip(split.paths, split.targets, strict=True)
+        lines = ((path, name, *source.labels.text(target, source.classes)) for path, target in pairs)
+        while chunk := list(islice(lines, CHUNK)):
+            yield _written(chunk)
+
+
+def _written(lines: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()
