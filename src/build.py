@@ -16,7 +16,7 @@ from src import combined, decisions, folder, hardware, report_card, resume, worl
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.columns import tensor
-from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
+from src.contracts import ConfigError, InputSpec, Run, Source, Task
 from src.data import masks
 from src.data.audit import Audit, audit, leaks, without_leaks
 from src.data.audit import card as audit_card
@@ -107,9 +107,7 @@ def fork(
     if epochs:
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
     if whole:
-        train, val = (source.splits[split] for split in ("train", "val"))
-        together = train.groups + val.groups if train.groups and val.groups else ()  # of all images, or of none
-        both = Split(train.paths + val.paths, train.targets + val.targets, together)
+        both = source.splits["train"].joined(source.splits["val"])
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric

@@ -55,9 +55,6 @@ class Column(Sequence):
             return all(np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for mine, its in pairs)
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
-    def __add__(self, other: Sequence) -> Sequence:
-        return self.joined(other) if type(other) is type(self) else column(chain(self, other))
-
     def __repr__(self) -> str:
         return repr(tuple(self))
 
@@ -220,6 +217,11 @@ def take(rows: Sequence[Any], index: Sequence[int] | np.ndarray) -> Sequence[Any
     if isinstance(rows, Column):
         return rows.take(np.asarray(index, dtype=np.int64))
     return tuple(rows[i] for i in index) if rows else ()
+
+
+def joined(rows: Sequence[Any], more: Sequence[Any]) -> Sequence[Any]:
+    same = isinstance(rows, Column) and isinstance(more, Column) and type(rows) is type(more)
+    return rows.joined(more) if same else column(chain(rows, more))
 
 
 def numbers(rows: Sequence[Any]) -> np.ndarray:

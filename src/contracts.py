@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
-from src.columns import column, take
+from src.columns import column, joined, take
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +89,11 @@ class Split:
         """These images."""
         paths, targets, groups = (take(rows, kept) for rows in (self.paths, self.targets, self.groups))
         return Split(paths, targets, groups, self.labelled)
+
+    def joined(self, other: Split) -> Split:
+        """These images, then those."""
+        groups = joined(self.groups, other.groups) if self.groups and other.groups else ()  # of all images, or of none
+        return Split(joined(self.paths, other.paths), joined(self.targets, other.targets), groups)
 
 
 def _one_class() -> Any:

@@ -155,11 +155,7 @@ def matched(other: Source, classes: tuple[str, ...]) -> tuple[Split, tuple[str, 
             "meant: data.root=ROOT/test."
         )
     classes = (*classes, *foreign) if other.labels.open else classes
-    if "test" in other.splits:
-        tested = other.splits["test"]
-    else:
-        train, val = other.splits["train"], other.splits["val"]
-        tested = Split(train.paths + val.paths, train.targets + val.targets)
+    tested = other.splits["test"] if "test" in other.splits else other.splits["train"].joined(other.splits["val"])
     encode = other.labels.encoder(classes)
     if tested.labelled:
         targets = column(encode(other.labels.text(target, other.classes)) for target in tested.targets)

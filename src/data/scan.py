@@ -60,8 +60,8 @@ def places(source: Source, limit: int) -> list[tuple[str, int]]:
 
 
 def fingerprint(source: Source, limit: int = 100_000) -> str:
-    """-> sha256 of the classes, of each split's name, paths and targets, and of the sizes of files (above `limit`, of so
-    many at random): the identity of a data set."""
+    """-> sha256 of the classes, of each split's name, paths and targets, and of file sizes (above `limit`, of so many
+    at random): the identity of a data set."""
     digest = hashlib.sha256(repr((source.classes, sorted(source.splits))).encode())
     for name in sorted(source.splits):
         for rows in (source.splits[name].paths, source.splits[name].targets):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
@@ -150,8 +150,7 @@ def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
     test = {name: splits.pop(name) for name in ("test",) if name in splits}
     first, *others = splits.values()
     for other in others:
-        groups = (*first.groups, *other.groups) if first.groups and other.groups else ()
-        first = Split(first.paths + other.paths, first.targets + other.targets, groups)
+        first = first.joined(other)
     items = first.only(texts(first.paths).order())
     names = [f"{i}" for i in range(how.folds)]
     fractions = dict.fromkeys(names[1:], 1 / how.folds)
@@ -222,5 +221,5 @@ def _about_missing(classes: tuple[str, ...], splits: Mapping[str, Split], labels
     return notes
 
 
-def _sizes(rows: Mapping[str, Sequence]) -> str:
+def _sizes(rows: Mapping[str, Sized]) -> str:
     return ", ".join(f"{name} {len(rows[name])}" for name in ("train", "val", "test", UNDIVIDED) if rows.get(name))
