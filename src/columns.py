@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 50_000  # rows that are Python objects at a time
+CHUNK = 10_000  # rows that are Python objects at a time
 
 
 class Column(Sequence):

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
-from src.columns import column, joined, take
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -68,6 +66,12 @@ class Root(Protocol):
 UNLABELLED = -1  # the class of an image that is only to be predicted
 
 
+def _columns() -> Any:
+    from src import columns  # which needs NumPy, which the check of the user's words does without
+
+    return columns
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one split: paths (POSIX, relative to the source's root) and their targets. Whatever sequences are
@@ -80,20 +84,21 @@ class Split:
 
     def __post_init__(self) -> None:
         for name in ("paths", "targets", "groups"):
-            object.__setattr__(self, name, column(getattr(self, name)))
+            object.__setattr__(self, name, _columns().column(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def only(self, kept: Sequence[int] | np.ndarray) -> Split:
         """These images."""
-        paths, targets, groups = (take(rows, kept) for rows in (self.paths, self.targets, self.groups))
+        paths, targets, groups = (_columns().take(rows, kept) for rows in (self.paths, self.targets, self.groups))
         return Split(paths, targets, groups, self.labelled)
 
     def joined(self, other: Split) -> Split:
         """These images, then those."""
-        groups = joined(self.groups, other.groups) if self.groups and other.groups else ()  # of all images, or of none
-        return Split(joined(self.paths, other.paths), joined(self.targets, other.targets), groups)
+        join = _columns().joined
+        groups = join(self.groups, other.groups) if self.groups and other.groups else ()  # of all images, or of none
+        return Split(join(self.paths, other.paths), join(self.targets, other.targets), groups)
 
 
 def _one_class() -> Any:
