@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK = 10_000  # rows that are Python objects at a time
+UTF8 = "utf-8", "surrogatepass"  # surrogates: in the names of files that are not UTF-8
+SEPARATOR = b"\xff"  # which is in no UTF-8
 
 
 class Column(Sequence):
@@ -68,11 +70,13 @@ class Texts(Column):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def some(self, start: int, stop: int) -> list[str]:
+    def _bytes(self, start: int, stop: int) -> list[bytes]:
         ends = self.ends[start : stop + 1].tolist()
         data, low = self.data[ends[0] : ends[-1]].tobytes(), ends[0]
-        # surrogates: names of files that are not UTF-8
-        return [data[a - low : b - low].decode("utf-8", "surrogatepass") for a, b in pairwise(ends)]
+        return [data[a - low : b - low] for a, b in pairwise(ends)]
+
+    def some(self, start: int, stop: int) -> list[Any]:
+        return [row.decode(*UTF8) for row in self._bytes(start, stop)]
 
     def take(self, index: np.ndarray) -> Self:
         lengths = np.diff(self.ends)[index]
@@ -121,12 +125,10 @@ class Texts(Column):
 
 
 class Tuples(Texts):
-    """Tuples of one or more texts."""
-
-    SEPARATOR = "\x1f"  # the unit separator of ASCII, which no cell of a table has
+    """Tuples of one or more texts, with SEPARATOR between them."""
 
     def some(self, start: int, stop: int) -> list[Any]:
-        return [tuple(text.split(self.SEPARATOR)) for text in super().some(start, stop)]
+        return [tuple([text.decode(*UTF8) for text in row.split(SEPARATOR)]) for row in self._bytes(start, stop)]
 
 
 class Values(Column):
@@ -158,13 +160,13 @@ class Values(Column):
 
 
 class Growing:
-    """Texts, row by row."""
+    """Texts, or tuples of them, row by row."""
 
     def __init__(self) -> None:
         self.data, self.ends = bytearray(), array("q", [0])
 
-    def add(self, text: str) -> None:
-        self.data += text.encode("utf-8", "surrogatepass")
+    def add(self, *texts: str) -> None:
+        self.data += SEPARATOR.join([text.encode(*UTF8) for text in texts])
         self.ends.append(len(self.data))
 
     def done(self, kind: type[Texts] = Texts) -> Texts:

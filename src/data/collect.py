@@ -98,7 +98,7 @@ def _read(
             told.append((number, wrong, f"row {number} ({shown})"))
             continue
         paths.add(posixpath.normpath(path))
-        cells.add(Tuples.SEPARATOR.join(target))
+        cells.add(*target)
         splits.append(SPLITS.index(name))
         numbers.append(number)
         if group is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.columns import Growing, Texts, Tuples, take
+from src.columns import SEPARATOR, Growing, Texts, Tuples, take
 from src.labels import Cells
 
 
@@ -30,7 +30,7 @@ class Rows:
     @property
     def labelled(self) -> bool:
         """Whether any of them is."""
-        return bool((self.cells.data != ord(Tuples.SEPARATOR)).any())
+        return bool((self.cells.data != SEPARATOR[0]).any())
 
     def only(self, kept: np.ndarray) -> Rows:
         return Rows(self.paths.take(kept), self.cells.take(kept), take(self.groups, kept))
@@ -49,7 +49,7 @@ class Gathered:
 
     def add(self, item: Item) -> None:
         self.paths.add(item.path)
-        self.cells.add(Tuples.SEPARATOR.join(item.cells))
+        self.cells.add(*item.cells)
         if item.group is not None:
             self.groups.add(item.group)
 
