@@ -8,8 +8,6 @@ not repeated.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,14 +16,15 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from race import table  # noqa: E402
+from runs import train  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 
-from benchmarks.race import table  # noqa: E402
-from src.data.table import rows  # noqa: E402
-from src.decisions import conformal, measures, scaling, unfamiliar  # noqa: E402
-from src.models.saved import load_model  # noqa: E402
-from src.predict import answers  # noqa: E402
+from src import stats, tables  # noqa: E402
+from src.decisions import conformal, scaling, unfamiliar  # noqa: E402
+from src.folder import RunFolder  # noqa: E402
+from src.predictor import Predictor  # noqa: E402
 
 NET = "mobilenetv2_100"
 Pair = tuple[torch.Tensor, torch.Tensor]  # logits and last features
@@ -36,32 +35,32 @@ def fitted(words: argparse.Namespace, name: str, seed: int) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     file = table(out, argparse.Namespace(data=words.data, shots=words.shots, tail=1, noise=0), name, seed)
     run = out / f"{name}-{words.shots}-{seed}-{words.refit}"
-    if not (run / "metrics.json").is_file() or "test/acc" not in (run / "metrics.json").read_text():
-        command = [
-            *(sys.executable, str(ROOT / "train.py"), "data=csv", f"data.root={Path(words.data).absolute() / name}"),
+    if "test/acc" not in RunFolder(run).metrics():
+        given = [
+            *("data=csv", f"data.root={Path(words.data).absolute() / name}"),
             *(f"data.table={file}", f"model.name={NET}", f"model.weights={Path(words.weights).absolute()}"),
             *(f"model.image_size={words.size}", f"trainer.max_epochs={words.epochs}", f"refit={words.refit}"),
-            *(f"seed={seed}", f"run_dir={run}", f"paths.cache={out / 'cache'}", "logger=[csv]", "recipe=fast"),
+            *(f"seed={seed}", f"paths.cache={out / 'cache'}", "logger=[csv]", "recipe=fast"),
         ]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        train(given, run)
     return run
 
 
 def seen(run: Path, root: Path, paths: list[str]) -> Pair:
     """logits and last features of these images."""
-    network, facts = load_model(run / "model")
-    network.to(memory_format=torch.channels_last)
-    found = list(answers(network, [root / path for path in paths], facts["resize"], 64, []))
-    return torch.stack([logits for _, logits, _ in found]), torch.stack([features for *_, features in found])
+    predictor, found = Predictor.load(run, "cpu"), []
+    for some in (paths[start : start + 64] for start in range(0, len(paths), 64)):
+        views = torch.stack([predictor.see(root / path).view for path in some])
+        with torch.inference_mode():
+            found.append(predictor.network.both(views.contiguous(memory_format=torch.channels_last)))
+    logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logits, features
 
 
 def splits(run: Path) -> dict[str, list[tuple[str, str]]]:
     """split -> paths and classes, in their order."""
     found: dict[str, list[tuple[str, str]]] = {}
-    lines = rows(run / "split.csv")
-    header = next(lines)[1]
-    for _, cells in lines:
-        row = dict(zip(header, cells, strict=True))
+    for row in tables.read(run / "split.csv"):
         found.setdefault(row["split"], []).append((row["path"], row["target"]))
     return found
 
@@ -76,7 +75,7 @@ def probabilities(kept: dict[str, torch.Tensor], logits: torch.Tensor, target: t
         brier = (p - torch.nn.functional.one_hot(target, p.shape[1])).square().sum(1).mean()
         print(
             f"  {method:12} {how['method']:12} acc {100 * right.float().mean():.1f} nll {nll:.4f} brier {brier:.4f} "
-            f"ece {measures.ece(p.max(1).values, right):.4f}"
+            f"ece {stats.ece(p.max(1).values, right):.4f}"
         )
         if method != "auto":
             continue

@@ -11,10 +11,6 @@ import argparse
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +18,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from runs import SHARED, read, train
 
-ROOT = Path(__file__).parent.parent
 WEIGHTS = {
     "mobilenetv2_100": "mobilenetv2_100.google_in1k.safetensors",
     "deit_tiny_patch16_224": "deit_tiny_patch16_224.fb_in1k_mat.safetensors",
@@ -67,34 +63,23 @@ def run(words: argparse.Namespace, net: str, data: str, seed: int) -> dict[str, 
     place = (
         folder / "runs" / f"{words.name}-{net}-{data}-{words.shots}-{words.tail:g}-{words.noise:g}-{words.size}-{seed}"
     )
-    command = [
-        *(sys.executable, str(ROOT / "train.py"), "data=csv", f"data.root={Path(words.data).absolute() / data}"),
+    given = [
+        *("data=csv", f"data.root={Path(words.data).absolute() / data}"),
         f"data.table={table(folder, words, data, seed)}",
         *(f"model.name={net}", f"model.weights={Path(words.weights).absolute() / WEIGHTS[net]}"),
-        *(f"model.image_size={words.size}", f"seed={seed}", f"run_dir={place}", "logger=[csv]"),
+        *(f"model.image_size={words.size}", f"seed={seed}", "logger=[csv]"),
         f"paths.cache={folder / 'cache'}",
         *([f"trainer.max_epochs={words.epochs}"] if words.epochs else []),
         *words.words,
     ]
-    began = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": str(words.threads)},
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    found, state = (json.loads((place / f"{name}.json").read_text()) for name in ("metrics", "run"))
+    found, state, wall = train(given, place, words.threads)
     return {
         **{k: getattr(words, k) for k in ("name", "shots", "tail", "noise", "size", "epochs", "words")},
         **{
             "net": net,
             "set": data,
             "seed": seed,
-            "wall": round(time.monotonic() - began, 1),
+            "wall": round(wall, 1),
             "seconds": state["seconds"],
         },
         **{"acc": found["test/acc"], "balanced_acc": found["test/balanced_acc"], "chosen": state["chosen"]},
@@ -130,8 +115,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"))
-    parser.add_argument("--weights", default=str(ROOT.parent / "shared" / "weights"))
+    parser.add_argument("--data", default=str(SHARED / "data"))
+    parser.add_argument("--weights", default=str(SHARED / "weights"))
     parser.add_argument("--out", default="logs/race/race.jsonl")
     parser.add_argument("--name", default="default", help="of this variant, in the table")
     parser.add_argument("--sets", default="weather,signs,clothing")
@@ -148,7 +133,7 @@ def main() -> None:
     words = parser.parse_args()
     out = Path(words.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    rows = read(out)
     keys = ("name", "shots", "tail", "noise", "size", "epochs", "net", "set", "seed")
     there = {tuple(row[k] for k in keys) for row in rows}
     wanted = [

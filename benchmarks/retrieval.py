@@ -7,20 +7,13 @@ line a run in --out; runs that are there already are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
-import os
 import random
-import subprocess
-import sys
-import time
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from runs import options, tested
+
 SIDES = {
     "frozen": ["recipe=probe"],
     "default": [],
@@ -46,63 +39,26 @@ def table(root: Path, file: Path, seed: int, shots: int) -> None:
                 out.writerow([path.relative_to(root), name, "train" if learnt else "test"])
 
 
-def run(words: argparse.Namespace, side: str, data: str, seed: int) -> dict[str, Any]:
-    home, root = Path(words.out).absolute().parent, Path(words.data).absolute() / data
-    place, listing = home / "runs" / f"{side}-{data}-{seed}", home / f"{data}-{seed}.csv"
-    table(root, listing, seed, words.shots)
-    command = [
-        *(sys.executable, str(ROOT / "train.py"), "data=csv", f"data.root={root}", f"data.table={listing}"),
-        *("task=retrieval", "model.name=mobilenetv2_100", f"model.weights={Path(words.weights).absolute()}"),
-        *(f"model.image_size={words.size}", f"trainer.max_epochs={words.epochs}", f"seed={seed}"),
-        *(f"run_dir={place}", f"paths.cache={home / 'cache'}", "logger=[csv]", *SIDES[side], *words.more),
-    ]
-    began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    found = json.loads((place / "metrics.json").read_text())
-    state = json.loads((place / "run.json").read_text())
-    found = {key: value for key, value in found.items() if key.startswith("test/")}
-    wall = round(time.monotonic() - began)
-    return {"side": side, "set": data, "seed": seed, "wall": wall, "chosen": state["chosen"], **found}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = ROOT.parent / "shared"
-    parser.add_argument("--data", default=str(shared / "data"))
-    parser.add_argument("--weights", default=str(shared / "weights" / "mobilenetv2_100.google_in1k.safetensors"))
-    parser.add_argument("--out", default="logs/retrieval/retrieval.jsonl")
-    parser.add_argument("--sets", default="clothing,signs")
+    parser = options(__doc__, "logs/retrieval/retrieval.jsonl", ("clothing", "signs"), "0,1")
     parser.add_argument("--sides", default=",".join(SIDES))
-    parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--shots", type=int, default=40)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("more", nargs="*", help="further words, KEY=VALUE")
     words = parser.parse_args()
-    out = Path(words.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
-    for seed in map(int, words.seeds.split(",")):
-        for data in words.sets.split(","):
-            for side in words.sides.split(","):
-                if not any((row["side"], row["set"], row["seed"]) == (side, data, seed) for row in rows):
-                    rows.append(run(words, side, data, seed))
-                    with out.open("a") as stream:
-                        stream.write(json.dumps(rows[-1]) + "\n")
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["set"], row["side"]].append(row)
-    for (data, side), runs in sorted(groups.items()):
-        told = [f"{m} {', '.join(_percent(row, m) for row in runs)} %" for m in ("recall_at_1", "map_at_r")]
+
+    def given(side: str, data: str, seed: int) -> list[str]:
+        root, listing = Path(words.data).absolute() / data, Path(words.out).absolute().parent / f"{data}-{seed}.csv"
+        table(root, listing, seed, words.shots)
+        size = [f"model.image_size={words.size}", f"trainer.max_epochs={words.epochs}"]
+        where = ["data=csv", f"data.root={root}", f"data.table={listing}", "task=retrieval"]
+        return [*where, *size, *SIDES[side], *words.more]
+
+    for (data, side), runs in tested(words, given, words.sides.split(",")):
+        shown = {m: ", ".join(f"{100 * row[f'test/{m}']:.1f}" for row in runs) for m in ("recall_at_1", "map_at_r")}
+        told = [f"{metric} {values} %" for metric, values in shown.items()]
         print(f"{data:9} {side:13} {'   '.join(told)}   {mean(row['wall'] for row in runs):.0f} s a run")
-
-
-def _percent(row: dict[str, Any], metric: str) -> str:
-    return f"{100 * row[f'test/{metric}']:.1f}"
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from runs import ROOT, read
 
-ROOT = Path(__file__).parent.parent
 SETS = ("weather", "signs", "clothing")
 IMAGES, MOST = 400, 1_000  # that are trained on, and tested on
 TECHNIQUES: dict[str, list[str]] = {
@@ -111,9 +111,7 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
     """One run, in a process that has imported everything already: how it tests, and how its trained head alone does."""
     import runpy
 
-    from omegaconf import OmegaConf
-
-    from src import folder, resume
+    from src import folder
     from src.build import build
     from src.stages.candidates import restored
     from src.stages.predict import measure, predictions
@@ -129,8 +127,7 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
         except SystemExit as end:
             if end.code:
                 raise RuntimeError(f"{name}: {screen} says why") from None
-        saved = OmegaConf.load(home.config)
-        r = build(resume.plain(saved), home)
+        r = build(home.words(), home)
         alone = measure(r, "test", *predictions(r, restored(r, "ema"), "test")[1:])["test/acc"]
     found, state, usage = home.metrics(), home.state(), resource.getrusage(resource.RUSAGE_SELF)
     shutil.rmtree(home.path)
@@ -143,11 +140,6 @@ def one(job: tuple[str, list[str], str]) -> dict[str, Any]:
 def commit() -> str:
     asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The runs; none where there is no such file yet."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def paired(rows: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:

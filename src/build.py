@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src import combined, decisions, folder, hardware, report_card, resume, world
+from src import combined, decisions, folder, hardware, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.columns import tensor
@@ -101,7 +101,7 @@ def fork(
     """The same run with checkpoints of its own, below those of `r`: at `rate` times the learning rate; only the first
     `epochs` of the schedule; on train and val together, where nothing can be validated."""
     place, source = r.checkpoints / name, r.source
-    cfg = resume.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
+    cfg = folder.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
     cfg["logger"], cfg["callbacks"] = {}, cfg.get("callbacks") or {}
     cfg["optimizer"]["lr"] *= rate
     if epochs:
@@ -140,7 +140,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        report_card.cards(
+        screen.cards(
             home,
             r.source,
             card(r),

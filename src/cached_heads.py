@@ -25,8 +25,7 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     with hydra.initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         cfg = resume.plain(resume.absolute(hydra.compose("train", [*words, f"run_dir={home.path}"])))
     r = prepare({**cfg, "start": "random", "select": "last"}, home)
-    network, where = r.network(), hardware.accelerator(cfg)
-    device = {"gpu": "cuda"}.get(where, where)
+    network, device = r.network(), hardware.device(cfg)
     x, target, chosen, _ = probe.features(r, network, device, None)
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")
     views, groups = probe.columns(network, x), probe.grouped(r, chosen)

@@ -20,9 +20,10 @@ from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.factory import make
 from src.finished import Entry, runs
-from src.merge import logits, read
+from src.merge import logits
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.page import html
+from src.tables import read
 
 
 def paired(first: Entry, other: Entry) -> tuple[float, float, float] | None:

@@ -11,17 +11,16 @@ measured is in RUN_DIR/evaluations/NAME/: metrics.json, predictions.csv, robustn
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src import check, folder
+from src import check, folder, tables
 from src.check import configs
 from src.check.words import Word, parsed, sorted_out
 from src.columns import column
@@ -41,14 +40,12 @@ ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": Fal
 
 def option(data: Mapping[str, Any]) -> str:
     """Which yaml of configs/data a run was made with."""
-    trees = {name: configs.tree(f"data/{name}") for name in configs.groups()["data"]}
-    alike = [n for n, tree in trees.items() if tree["source"]["_target_"] == data["source"]["_target_"]]
-    if not alike:
+    if (name := configs.option("data", data)) not in configs.groups()["data"]:
         raise ConfigError(
             f"The run read its images with {data['source']['_target_']}, which no yaml in configs/data names.\n"
             "Put that yaml back, or name other data: data=folder data.root=DIR."
         )
-    return max(alike, key=lambda name: len(set(trees[name]) & set(data)))
+    return name
 
 
 def words(texts: Sequence[str], was: str) -> tuple[list[Word], dict[str, Any]]:
@@ -111,33 +108,38 @@ def configured(saved: dict[str, Any], said: list[Word], composed: dict[str, Any]
 
 def finished(home: folder.RunFolder) -> dict[str, Any]:
     """The config of a run whose model is there."""
-    from omegaconf import OmegaConf
-
-    if not home.config.is_file():
-        raise ConfigError(f"RUN_DIR={home.path}: that is no run folder (no config.yaml).\nName one that a run printed.")
+    saved = home.words()
     if "select" not in (done := home.state().get("done", [])) or not (home.path / "model" / "model.json").is_file():
         raise ConfigError(
             f"RUN_DIR={home.path}: the run has no model yet; its stages {', '.join(done) or 'none'} are done.\n"
             f"Finish it: python train.py resume={home.path}"
         )
-    saved = OmegaConf.to_container(OmegaConf.load(home.config))
-    assert isinstance(saved, dict)
-    return {str(key): value for key, value in saved.items()}
+    return saved
 
 
 def splits(run: Path, labels: Any, classes: tuple[str, ...]) -> dict[str, Split]:
     """The splits of a run as it wrote them down: so its training images need not be there any more."""
-    from src.data.rows import Gathered, Item
+    file, encode, blank = run / "split.csv", labels.encoder(classes), labels.blank(classes)
+    parts: dict[str, list[tuple[int, str, tuple[str, ...]]]] = {"train": [], "val": [], "test": []}
+    line = 1
+    for line, row in enumerate(tables.read(file, ("path", "split", *labels.columns)), start=2):
+        if row["split"] not in parts:
+            raise tables.damaged(file, line, f"{row['split']!r} is no split")
+        parts[row["split"]].append((line, row["path"], tuple(row[column] for column in labels.columns)))
+    if lacking := [name for name in ("train", "val") if not parts[name]]:
+        raise tables.damaged(file, line, f"it ends without an image of {lacking[0]}")
 
-    gathered: dict[str, Gathered] = defaultdict(Gathered)
-    with (run / "split.csv").open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            gathered[row["split"]].add(Item(row["path"], tuple(row[name] for name in labels.columns)))
-    encode, blank, found = labels.encoder(classes), labels.blank(classes), {}
-    for name, items in ((name, items.rows()) for name, items in gathered.items()):
-        there = name != "test" or items.labelled
-        targets = column(encode(cells) if there else blank for cells in items.cells)
-        found[name] = Split(items.paths, targets, labelled=there)
+    def target(line: int, cells: tuple[str, ...]) -> Any:
+        try:
+            return encode(cells)
+        except (KeyError, ValueError) as error:
+            raise tables.damaged(file, line, f"{', '.join(cells)!r} is no label of this run") from error
+
+    found = {}
+    for name, rows in ((name, rows) for name, rows in parts.items() if rows):
+        there = name != "test" or any(any(cells) for *_, cells in rows)
+        targets = tuple(target(line, cells) if there else blank for line, _, cells in rows)
+        found[name] = Split(tuple(path for _, path, _ in rows), targets, labelled=there)
     return found
 
 
@@ -198,13 +200,11 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
     run = folder.RunFolder(Path(run_dir).expanduser().absolute())
     saved = finished(run)
     said, composed = words(texts, was := option(saved["data"]))
-    from src import resume
     from src.run import quiet
     from src.stages.robustness import robustness, tests
     from src.stages.test import test
 
     quiet()
-    saved = resume.moved(saved, saved["run_dir"], str(run.path))
     cfg = configured(saved, said, composed, was)
     name = next((str(w.values[0]) for w in said if w.key == "name"), None) or _named(cfg)
     place = run.path / "evaluations" / name
@@ -212,7 +212,8 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
     home = folder.RunFolder(place)
     if home.state().get("of", where) != where:
         raise ConfigError(f"name={name}: {place} holds an evaluation on other data.\nSet name to another one.")
-    with home.lock():
+    shared = not cfg["elsewhere"] and any(word.key == "robustness" for word in said)  # it is the run's, too
+    with home.lock(), run.lock() if shared else nullcontext():
         r = prepared(run.path, cfg, home)
         tests(r)
         for old in ("metrics.json", "predictions.csv", "robustness.json"):
@@ -223,7 +224,7 @@ def evaluate(run_dir: str, texts: Sequence[str]) -> dict[str, float]:
         test(r)
         _tell(home.metrics(), run.metrics())
         robustness(r)
-        if not cfg["elsewhere"] and (file := place / "robustness.json").is_file():
+        if shared and (file := place / "robustness.json").is_file():
             folder.write(run.path / "robustness.json", file.read_bytes())
     print(f"in       {place}", flush=True)
     return home.metrics()

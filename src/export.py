@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from src import folder
-from src.contracts import ConfigError, DataError
+from src.contracts import ConfigError
+from src.doors import opened
 from src.exports import onnx, timm, torch_export
 from src.exports.graph import Graph, Pictures, answers, compared, describe
 from src.factory import make
@@ -37,6 +36,10 @@ def export(
 
     Raises ConfigError where this kind of file cannot hold the network, or a package is missing.
     """
+    if int8 and kind != "onnx":
+        raise ConfigError(f"--int8 {int8}: only --format onnx has it. Leave one of them out.")
+    if nearest and kind != "timm":
+        raise ConfigError("--nearest: only --format timm leaves anything out. Leave one of them out.")
     if kind == "onnx":
         onnx.check()
     predictor = Predictor.load(run_dir, device="cpu")
@@ -45,7 +48,7 @@ def export(
         onnx.suits(network.backbone, int8)
     head, lacks = timm.held(network, nearest, preprocess) if kind == "timm" else (None, [])
     graph = Graph(network, predictor.task.target, preprocess, predictor.saved.get("scaling"))
-    where = Path(out) if out else Path(run_dir) / "export" / kind
+    where = Path(out or f"{run_dir}/export/{kind}")
     where.mkdir(parents=True, exist_ok=True)
     for stale in ("parity.json", "model.int8.onnx"):
         (where / stale).unlink(missing_ok=True)
@@ -87,7 +90,7 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
     """Images of the run, evenly over its split; drawn ones where those are not there any more."""
     spec = predictor.network.spec
     try:
-        words = yaml.safe_load((Path(run_dir) / "config.yaml").read_text(encoding="utf-8"))
+        words = folder.RunFolder(Path(run_dir)).words()
         source = make(words["data"]["source"])
         images = source.splits[split]
         count = min(most, len(images))
@@ -96,7 +99,7 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
         known = images.labelled and not predictor.task.dense
         target = torch.tensor([images.targets[i] for i in chosen]) if known else None
         return Pictures(views, f"{len(views)} images of {split}", target)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error).split("\n")[0][:200]
         draw = torch.Generator().manual_seed(0)
         coarse = torch.randint(0, 256, (32, spec.channels, 8, 8), generator=draw).float()
@@ -128,19 +131,9 @@ def main() -> int:
     parser.add_argument("--int8", choices=("dynamic", "static"), help="also in 8 bits (onnx), measured beside it")
     parser.add_argument("--nearest", action="store_true", help="timm: the nearest network that it can hold")
     words = parser.parse_args()
-    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
-    try:
-        if words.int8 and words.format != "onnx":
-            raise ConfigError(f"--int8 {words.int8}: only --format onnx has it. Leave one of them out.")
-        if words.nearest and words.format != "timm":
-            raise ConfigError("--nearest: only --format timm leaves anything out. Leave one of them out.")
-        options = (words.out, words.preprocess, words.int8, words.nearest)
-        return shown(
-            export(words.run_dir, words.format, *options), words.out or f"{words.run_dir}/export/{words.format}"
-        )
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
+    where = words.out or f"{words.run_dir}/export/{words.format}"
+    options = words.preprocess, words.int8, words.nearest
+    return opened(lambda: shown(export(words.run_dir, words.format, where, *options), where))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src import folder
 from src.contracts import ConfigError
 
@@ -105,7 +103,7 @@ def _entry(path: Path, name: str) -> Entry:
     if why := unfinished(path):
         raise ConfigError(f"{path} is not finished: {why}.\nFinish it first: python train.py resume={path}")
     home = folder.RunFolder(path)
-    found = Entry(name, path, home.state(), home.metrics(), yaml.safe_load(home.config.read_text(encoding="utf-8")))
+    found = Entry(name, path, home.state(), home.metrics(), home.words())
     if found.metrics.get(f"{found.split}/{found.headline}") is None:
         raise ConfigError(f"{path} has measured no {found.headline}: it planned only, or nothing has labels.")
     return found

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.contracts import ConfigError
+import yaml
+
+from src.contracts import ConfigError, File
+
+ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stands beside a metric in metrics.json
 
 
 def write(path: Path, content: str | bytes | Iterable[str]) -> None:
@@ -59,6 +64,26 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
     )
 
 
+def sha256(file: File) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def moved(node: Any, old: str, new: str) -> Any:
+    """The config of a run folder that may have been moved: its paths are where it is now."""
+    if isinstance(node, dict):
+        return {str(k): moved(v, old, new) for k, v in node.items()}
+    if isinstance(node, list):
+        return [moved(v, old, new) for v in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(old + "/"))
+    return new + node[len(old) :] if inside else node
+
+
+def measured(metrics: Mapping[str, Any]) -> list[str]:
+    """Which of metrics.json are metrics of val and test, and not what stands beside one."""
+    return [key for key in metrics if key.startswith(("val/", "test/")) and not key.endswith(ASIDE)]
+
+
 class RunFolder:
     """One run's folder. Only rank 0 writes; the state is read back by whoever resumes."""
 
@@ -91,6 +116,20 @@ class RunFolder:
             stream.write(f"process {os.getpid()} on {socket.gethostname()}")
             stream.flush()
             yield self
+
+    def words(self) -> dict[str, Any]:
+        """config.yaml: all is decided and resolved in it, and what lies in this folder is found where it is now."""
+        if not self.config.is_file():
+            raise ConfigError(
+                f"RUN_DIR={self.path}: that is no run folder (no config.yaml).\nName one that a run printed."
+            )
+        try:
+            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            return moved(found, found.get("run_dir") or str(self.path), str(self.path))
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{self.config} is damaged: {error}.\nPut a copy of it back, or begin a new run."
+            ) from error
 
     def state(self) -> dict[str, Any]:
         """run.json: state, stages done, versions, hardware, data fingerprint, seconds per stage."""

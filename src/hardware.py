@@ -35,6 +35,11 @@ def accelerator(cfg: dict[str, Any]) -> str:
     return "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device(cfg: dict[str, Any]) -> str:
+    """The same as torch calls it: cpu | cuda | mps."""
+    return "cuda" if (where := accelerator(cfg)) == "gpu" else where
+
+
 @cache
 def startup() -> float:
     """Seconds from the start of this process to the first call: what the imports took."""

@@ -8,7 +8,6 @@ masks have metrics.json alone.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -18,11 +17,12 @@ from typing import Any
 
 import torch
 
-from src import few, folder
+from src import few, folder, tables
 from src.contracts import ConfigError, DataError
+from src.doors import opened
 from src.factory import make
+from src.tables import read
 
-ASIDE = ("/low", "/high", "/constant")  # what stands beside a metric
 Row = dict[str, str]
 
 
@@ -36,11 +36,6 @@ def runs(sweep: Path) -> list[Path]:
             "Name the folder above the runs, as logs/NAME after `train.py -m name=NAME data.fold=0,1,2,3,4`."
         )
     return found
-
-
-def read(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def logits(rows: list[Row], task: Any, facts: dict[str, Any]) -> torch.Tensor:
@@ -107,7 +102,7 @@ def merge(sweep: Path) -> dict[str, float]:
 def _refuse_overlaps(folds: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for fold in folds:
-        mine = [row["path"] for row in read(fold / "split.csv") if row["split"] == "val"]
+        mine = [row["path"] for row in read(fold / "split.csv", ("path", "split")) if row["split"] == "val"]
         if twice := next((path for path in mine if path in seen), None):
             raise DataError(
                 f"{twice} is in val of {seen[twice]} and of {fold}: these are not folds of one division.\n"
@@ -118,10 +113,9 @@ def _refuse_overlaps(folds: list[Path]) -> None:
 
 def over(folds: list[Path]) -> dict[str, float]:
     """The mean of each metric over the folds, and its 95 % interval."""
-    said, measured = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
-    for key in sorted(set.intersection(*(set(m) for m in measured))):
-        values = [m[key] for m in measured]
-        if key.startswith(("val/", "test/")) and not key.endswith(("/images", *ASIDE)) and None not in values:
+    said, found = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
+    for key in sorted(set.intersection(*(set(folder.measured(metrics)) for metrics in found))):
+        if None not in (values := [metrics[key] for metrics in found]):
             centre, half = few.interval(values)
             said |= {f"folds/{key}": centre, f"folds/{key}/low": centre - half, f"folds/{key}/high": centre + half}
     return said
@@ -142,11 +136,7 @@ def _write(
     """The table of these images, by their logits `found`; -> its metrics, where there are labels."""
     columns = [key for key in rows[0] if key == "target" or key.startswith("target/")]
     said = task.decode(found, **tuned)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        out = csv.DictWriter(stream, ["path", *columns, *said[0]])
-        out.writeheader()
-        for row, more in zip(rows, said, strict=True):
-            out.writerow({"path": row["path"], **{column: row[column] for column in columns}, **more})
+    tables.write(file, ({c: row[c] for c in ("path", *columns)} | more for row, more in zip(rows, said, strict=True)))
     told = [tuple(row[column] for column in columns) for row in rows]
     if any(labels.fault(cells) for cells in told) or not any(map(any, told)):
         return {}
@@ -159,11 +149,11 @@ def _write(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.merge", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the folder that holds the folds' run folders")
-    try:
-        said = merge(Path(parser.parse_args().sweep))
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
+    sweep = Path(parser.parse_args().sweep)
+    return opened(lambda: show(merge(sweep)))
+
+
+def show(said: dict[str, float]) -> None:
     for key, value in said.items():
         if not key.endswith(("/low", "/high")):
             low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
@@ -171,7 +161,6 @@ def main() -> int:
             print(f"{key:24} {value:.4f}{bounds}")
     if not any(key.startswith("oof/") for key in said):
         print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import sys
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,11 @@ import numpy as np
 import torch
 
 from src import folder, tables
-from src.contracts import ConfigError, DataError
+from src.contracts import DataError
 from src.data.images import EXTENSIONS
 from src.data.masks import painted
 from src.data.table import rows
+from src.doors import opened
 from src.partial import Partial
 from src.predictor import Predictor, Row, Seen
 from src.progress import Progress
@@ -206,17 +206,8 @@ def main() -> int:
         "--fresh", action="store_true", help="begin anew; else a prediction that was killed goes on where it was"
     )
     words = parser.parse_args()
-    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
-    try:
-        return predict(
-            words.run_dir, words.images, words.out, words.batch_size, words.path_column, words.workers, words.fresh
-        )
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on.", file=sys.stderr)
-        return 130
+    options = words.out, words.batch_size, words.path_column, words.workers, words.fresh
+    return opened(lambda: predict(words.run_dir, words.images, *options), "The same command goes on.")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src import few, folder, signals
+from src import few, folder
 from src.check import mistakes, own
 from src.check.kinds import NULL, TEXT, Rule, is_whole, whole
 from src.contracts import ConfigError
+from src.doors import opened
 from src.search import jobs
 
 OPTIONS = {
@@ -31,7 +32,6 @@ OPTIONS = {
     "against": Rule("the folder of another group", TEXT.holds) | NULL,
     "workers": whole("1 <= x"),
 }
-ASIDE = ("/low", "/high", "/constant", "/images", "/epochs", "/updates", "/epoch")  # what is no metric
 Table = dict[str, dict[str, float]]  # metric -> run -> value
 
 
@@ -100,8 +100,9 @@ def gathered(place: Path, runs: Sequence[str] | Mapping[str, Any]) -> Table:
     table: Table = {}
     for name in runs:
         if jobs.state(place / name).get("state") == "finished":
-            for key, value in jobs.metrics(place / name).items():
-                if value is not None and key.startswith(("val/", "test/")) and not key.endswith(ASIDE):
+            found = jobs.metrics(place / name)
+            for key in folder.measured(found):
+                if (value := found[key]) is not None:
                     table.setdefault(key, {})[name] = value
     return table
 
@@ -132,11 +133,15 @@ def main(argv: Sequence[str], command: Sequence[str] = jobs.TRAIN) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0
-    try:
+    return opened(lambda: repeat(argv, command), "The same words go on.")
+
+
+def repeat(argv: Sequence[str], command: Sequence[str]) -> int:
+    with own.refused():
         options, words = own.sorted_out(argv, OPTIONS)
         runs = units(options, words)
         if faults := mistakes([*words, *next(iter(runs.values()))]):
-            return own.answer(faults)
+            raise ConfigError("\n\n".join(faults))
         taken = ("run_dir", "resume")
         rest = [word for word in words if word.partition("=")[0] not in (*taken, "name")]
         place = _place(words)
@@ -145,13 +150,7 @@ def main(argv: Sequence[str], command: Sequence[str] = jobs.TRAIN) -> int:
         other = _other(options.get("against"))
         where = own.value(words, "trainer.accelerator"), own.value(words, "trainer.devices")
         places = jobs.places(options.get("workers", 1), *where)
-        signals.install()
-        failed = run(place, rest, runs, places, command)
-    except ConfigError as error:
-        return own.answer([str(error)])
-    except signals.Stopped as stop:
-        print("\nStopped. The same words go on.", file=sys.stderr)
-        return stop.code
+    failed = run(place, rest, runs, places, command)
     table = gathered(place, runs)
     print(f"\n{len(runs) - len(failed)} runs in {place}\n{page(table, other, str(options.get('against')))}")
     if "folds" in options and not failed:

@@ -6,11 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from src import resume
 from src.build import prepare
-from src.contracts import ConfigError
 from src.doors import opened
 from src.folder import RunFolder
 from src.pages.report import page
@@ -19,12 +15,9 @@ from src.pages.report import page
 def report(run_dir: str) -> Path:
     """-> the page."""
     home = RunFolder(Path(run_dir).absolute())
-    if not home.config.is_file():
-        raise ConfigError(f"{run_dir} is no run folder: it has no config.yaml. Name a folder that a run has printed.")
-    saved = OmegaConf.load(home.config)
-    assert isinstance(saved, DictConfig)
+    words = home.words()
     with home.lock():
-        page(prepare(resume.moved(resume.plain(saved), saved.run_dir, str(home.path)), home))
+        page(prepare(words, home))
     return home.path / "report" / "index.html"
 
 

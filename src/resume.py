@@ -88,8 +88,7 @@ def discard(home: folder.RunFolder) -> None:
 def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     """Writes config.yaml for a new run; for a resumed one reads it, and refuses words that would change the result."""
     if home.config.is_file():
-        saved = OmegaConf.load(home.config)
-        assert isinstance(saved, DictConfig)
+        saved = OmegaConf.create(home.words())
         _refuse_older(cfg, saved, home)
         rows = _differences(cfg, saved, home)
         ends = [row for row in rows if row[0] in replan.WORDS]
@@ -101,7 +100,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
             folder.write(home.config, OmegaConf.to_yaml(saved))
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = moved(plain(saved), saved.run_dir, str(home.path))
+        words = plain(saved)
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -124,12 +123,6 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     return words
 
 
-def saved(home: folder.RunFolder) -> dict[str, Any] | None:
-    """The config of a run, None where it is not decided yet."""
-    found = OmegaConf.load(home.config) if home.config.is_file() else None
-    return plain(found) if isinstance(found, DictConfig) else None
-
-
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
     end = time.monotonic() + seconds
@@ -137,10 +130,9 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict
         if time.monotonic() > end:
             raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
         time.sleep(0.1)
-    saved = OmegaConf.load(home.config)
-    assert isinstance(saved, DictConfig)
+    saved = OmegaConf.create(home.words())
     _take(cfg, saved, (*FREE, *replan.WORDS))
-    return moved(plain(saved), saved.run_dir, str(home.path))
+    return plain(saved)
 
 
 @contextmanager
@@ -267,16 +259,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
-
-
-def moved(node: Any, old: str, new: str) -> Any:
-    """The config of a run folder that may have been moved: its paths are where it is now."""
-    if isinstance(node, dict):
-        return {k: moved(v, old, new) for k, v in node.items()}
-    if isinstance(node, list):
-        return [moved(v, old, new) for v in node]
-    inside = isinstance(node, str) and (node == old or node.startswith(old + "/"))
-    return new + node[len(old) :] if inside else node
 
 
 def _masked(node: Any, name: str = "") -> Any:

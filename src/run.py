@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -16,7 +14,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, folder, hardware, recipe, report_card, resume, signals, world
+from src import combined, doors, folder, hardware, recipe, resume, screen, signals, world
 from src.build import build, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, DataError, Run
@@ -48,16 +46,15 @@ def job(cfg: DictConfig) -> int:
         home = resume.open_home(cfg)
         run(cfg, home)
         return 0
-    except (ConfigError, DataError) as error:
-        code = 2 if isinstance(error, ConfigError) else 3
-        _tell(error)
     except signals.Stopped as stop:
         # Lightning's launcher would kill rank 0, which may still be saving, when another one ends with a code
         code, state = 0 if world.launched() else stop.code, "preempted"
         if home and world.rank() == 0:
-            print(f"\nStopped. To go on: {report_card.resume_command(home)}", file=sys.stderr)
+            print(f"\nStopped. To go on: {screen.resume_command(home)}", file=sys.stderr)
+    except (ConfigError, DataError) as error:
+        code = doors.told(error)
     except Exception as error:
-        _tell(error, home)
+        code = doors.told(error, _why(error, home) if home else "")
     finally:
         signals.defer(False)
     if home and home.locked and home.state().get("state") == "running":
@@ -76,18 +73,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 
-def _tell(error: Exception, home: folder.RunFolder | None = None) -> None:
-    if os.environ.get("DEBUG"):
-        traceback.print_exc()
-    name = "" if isinstance(error, ConfigError | DataError) else f"{type(error).__name__}: "
-    hint = "" if isinstance(error, ConfigError | DataError) else "\nDEBUG=1 shows where."
-    words = resume.saved(home) if home else None
-    if home and (lost := world.lost(error)):
-        again = report_card.resume_command(home)
-        told = f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
-    else:
-        told = (words and hardware.too_large(error, words)) or f"{name}{error}"
-    print(f"\n{told}{hint}", file=sys.stderr)
+def _why(error: Exception, home: folder.RunFolder) -> str:
+    """What is behind a fault that lies in no word of the user; '' where that is not known."""
+    if lost := world.lost(error):
+        again = screen.resume_command(home)
+        return f"{lost}\nWhat that one has said is above, or it was killed. To go on, with as many ranks: {again}"
+    return hardware.too_large(error, home.words()) if home.config.is_file() else ""
 
 
 def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
@@ -100,7 +91,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
             if leader:
                 home.update(state="finished")
                 print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
-                report_card.last_screen(home)
+                screen.last_screen(home)
             return home.metrics()
         r = build(words, home)
         for name in STAGES:
@@ -108,7 +99,7 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 home.once(STAGES[name], r, r.leader)
         if leader:
             home.update(state="finished", ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-            report_card.last_screen(home)
+            screen.last_screen(home)
         return home.metrics()
 
 
@@ -120,8 +111,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         return cfg
     began, given = time.monotonic(), configs.given(typed)
     left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
-    where = hardware.accelerator(words)
-    device = {"gpu": "cuda"}.get(where, where)
+    where, device = hardware.accelerator(words), hardware.device(words)
     r, ranked = best_of([prepare(cfg, home) for cfg in contenders(words)], device, left)
     words, probed, budget = {**words, "model": r.cfg["model"]}, None, None
     possible(r, given)
@@ -131,7 +121,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         speed, images = pace(r, device), len(r.source.splits.get("test", ()))
         budget = Budget(left, time.monotonic() - began, speed.train, speed.predict, images)
     plan = recipe.plan(replace(facts(r, where, probed), budget=budget, ranked=ranked), words, given)
-    folder.write(home.path / "recipe.md", report_card.recipe(card(r), plan, typed, probed))
+    folder.write(home.path / "recipe.md", screen.recipe(card(r), plan, typed, probed))
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return resume.absolute(hydra.compose("train", [*(decision.override for decision in plan), *typed]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from src.contracts import Task
 
 DRAWS = 1000  # of a metric that is no mean over images
 PAIRED = 200  # likewise, where only a standard error is wanted
+BINS = 15  # of the confidence, of equal width, as Guo et al. 2017
 
 
 def metric(task: Task, logits: torch.Tensor, target: torch.Tensor) -> float | None:
@@ -81,7 +83,8 @@ def bootstrap(
     n, mean = len(scores), float(scores.double().mean())
     alike = all(bool((part == part[0]).all()) for part in _parts(scores, groups))
     if proportion and alike and round(mean, 6) in (0.0, 1.0):
-        return _wilson(round(mean), n, NormalDist().inv_cdf((1 + level) / 2))
+        low, high = wilson(round(mean), n, NormalDist().inv_cdf((1 + level) / 2))
+        return max(low, 0.0), min(high, 1.0)
     generator = torch.Generator().manual_seed(rng.key(seed, "bootstrap"))
     means = torch.empty(draws, dtype=torch.float64)
     parts = _parts(scores.double(), groups)
@@ -97,6 +100,20 @@ def _parts(scores: torch.Tensor, groups: torch.Tensor | None) -> list[torch.Tens
     return [scores] if groups is None else [scores[groups == group] for group in groups.unique()]
 
 
-def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
+def wilson(p: Any, n: Any, z: float) -> tuple[Any, Any]:
+    """The bounds of a rate p among n, z standard errors away (Wilson 1927); of numbers, arrays or tensors."""
     centre, spread = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
-    return max((centre - spread) / (1 + z * z / n), 0.0), min((centre + spread) / (1 + z * z / n), 1.0)
+    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+
+
+def reliability(confidence: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(N,) each -> (3, BINS): of each bin of the confidence how many there are, and the sums of both."""
+    confidence, right = confidence.cpu().double(), right.cpu().double()
+    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    return torch.stack([torch.bincount(place, x, BINS) for x in (torch.ones_like(right), confidence, right)])
+
+
+def ece(confidence: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(N,) each: expected calibration error, the mean gap between them over bins of the confidence."""
+    _, sure, hit = reliability(confidence, right)
+    return (hit - sure).abs().sum() / len(confidence)

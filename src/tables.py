@@ -1,20 +1,21 @@
-"""Writes rows as a table, CSV or Parquet by the file's suffix, all or nothing."""
+"""Tables: written whole or not at all, as CSV or Parquet by the file's suffix; and those of a run, read back."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from src import folder
-from src.contracts import ConfigError
+from src.contracts import ConfigError, DataError
 
 PARQUET = (".parquet", ".pq")
 CHUNK = 10_000  # rows
+MEND = "A run wrote it, and it was changed since. Put a copy of it back, or train again."
 
 
 def check(file: Path) -> None:
@@ -28,6 +29,30 @@ def check(file: Path) -> None:
             f"--out {file}: a Parquet table needs pyarrow, which is not installed.\n"
             "Install it with `pip install pyarrow`, or name a .csv file."
         )
+
+
+def read(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV that a run wrote, with at least these columns. DataError where it is damaged."""
+    rows, line = [], 1
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
+                raise damaged(file, 1, f"there is no column {lacking[0]}")
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    raise damaged(file, line, "it has not as many cells as the first line")
+                rows.append(row)
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}.\n{MEND}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise damaged(file, line + 1, str(error)) from error
+    return rows
+
+
+def damaged(file: Path, line: int, why: str) -> DataError:
+    return DataError(f"{file}, line {line}: {why}.\n{MEND}")
 
 
 def write(file: Path, rows: Iterable[dict[str, Any]]) -> int:

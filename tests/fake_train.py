@@ -47,7 +47,7 @@ for epoch in range(history.read_text().count("\n") - 1, int(words.get("trainer.m
         sys.exit(1)
     with history.open("a") as stream:
         stream.write(f"{epoch},{epoch},{acc * (epoch + 1) / 10}\n")
-named = {"val/acc": acc, "val/nll": None, "test/acc": acc - 0.1, "val/images": 9}
+named = {"val/acc": acc, "val/nll": None, "test/acc": acc - 0.1, "val/images": 9, "val/ece/uncalibrated": 0.1}
 kept = named if words.get("stages", "test").count("test") else {k: v for k, v in named.items() if k != "test/acc"}
 seconds = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "CUDA": os.environ.get("CUDA_VISIBLE_DEVICES")}
 (run / "metrics.json").write_text(json.dumps(kept))

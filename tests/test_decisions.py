@@ -1,6 +1,5 @@
 """What is fitted on held-out images keeps its word on new ones like them, and says so of others."""
 
-import csv
 import json
 import signal
 from pathlib import Path
@@ -12,9 +11,10 @@ from safetensors.torch import load_file
 from scipy.stats import betabinom
 from torch.nn.functional import normalize
 
-from src import decisions
+from src import decisions, stats, threshold
 from src.contracts import ConfigError
-from src.decisions import conformal, measures, scaling, threshold, unfamiliar
+from src.decisions import columns, conformal, scaling, unfamiliar
+from src.tables import read as rows
 from src.tasks import multilabel
 
 WORDS = {
@@ -65,13 +65,13 @@ def test_a_factor_and_a_shift_a_class_are_taken_only_where_they_are_needed():
 
 
 def test_the_calibration_error_is_that_of_torchmetrics():
-    from src.tasks.metrics import ECE
+    from torchmetrics.classification import MulticlassCalibrationError
 
     found, target = logits(500, 0)
     p = found.softmax(1)  # neither too sure nor not sure enough: what lies in which bin matters
-    theirs = ECE(5, n_bins=15)
-    theirs.update(found, target)
-    own = measures.ece(p.max(1).values, p.argmax(1) == target)
+    theirs = MulticlassCalibrationError(5, n_bins=15)
+    theirs.update(p, target)
+    own = stats.ece(p.max(1).values, p.argmax(1) == target)
     assert float(own) == pytest.approx(float(theirs.compute()), abs=1e-6)
 
 
@@ -160,8 +160,8 @@ def test_the_f1_threshold_is_the_best_one():
 
 def test_what_costs_most_is_avoided():
     p = torch.tensor([[0.8, 0.2], [0.95, 0.05]])
-    assert threshold.decided({"method": "cost", "cost": [[0, 1], [10, 0]]}, p).tolist() == [1, 0]
-    assert threshold.decided({"method": "cost", "cost": [[0, 1], [1, 0]]}, p).tolist() == [0, 0]
+    assert columns.decided({"method": "cost", "cost": [[0, 1], [10, 0]]}, p).tolist() == [1, 0]
+    assert columns.decided({"method": "cost", "cost": [[0, 1], [1, 0]]}, p).tolist() == [0, 0]
 
 
 def features(n: int, seed: int, away: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -288,11 +288,6 @@ def test_words_of_calibration_are_checked():
     for wrong in (["calibrate.alpha=1"], ["calibrate.sets=lab"], [cost, "calibrate.cost=[[0,a],[1,0]]"], [cost]):
         assert len(mistakes(wrong)) == 1, wrong
     assert mistakes([cost, "calibrate.cost=[[0,1],[10,0]]", "calibrate.alpha=0.05"]) == []
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_val_that_is_too_small_is_said_and_nothing_is_shipped(zygote, small, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from src.contracts import ConfigError, DataError
 from src.evaluate import evaluate
+from src.folder import RunFolder
 from tests import made
 from tests.test_combined import tried
 
@@ -21,8 +23,11 @@ def run(whole, tmp_path_factory) -> Path:
     return Path(shutil.copytree(whole, tmp_path_factory.mktemp("evaluate") / "run"))
 
 
+LEFT = ("robustness.json", ".lock")  # which an evaluation may write, beside its own folder
+
+
 def files(run: Path) -> dict[str, bytes]:
-    found = (p for p in run.rglob("*") if p.is_file() and "evaluations" not in p.parts and p.name != "robustness.json")
+    found = (p for p in run.rglob("*") if p.is_file() and "evaluations" not in p.parts and p.name not in LEFT)
     return {str(p.relative_to(run)): p.read_bytes() for p in found}
 
 
@@ -40,6 +45,15 @@ def test_the_own_test_split_gives_the_numbers_of_the_run_and_leaves_it_alone(run
     }  # fmt: skip
     assert said["shifts"]["mirrored"]["error"] > 0.5  # left is right there
     assert f"in the run {was['test/acc']:.4f}" in capsys.readouterr().out
+    with RunFolder(run).lock():
+        if (child := os.fork()) == 0:  # robustness.json is the run's, too
+            try:
+                evaluate(str(run), ["robustness=shifts", "robustness.images=10"])
+            except ConfigError as error:
+                os._exit(0 if f"{run} is in use" in str(error) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 @quiet
@@ -91,7 +105,18 @@ def test_words_that_cannot_be_obeyed_are_refused_and_nothing_is_written(run, sai
 def test_a_run_without_a_model_is_refused_with_what_to_do(run, tmp_path):
     with pytest.raises(ConfigError, match="no run folder"):
         evaluate(str(tmp_path), [])
-    half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("model"))
+    half = shutil.copytree(run, tmp_path / "half", ignore=shutil.ignore_patterns("evaluations"))
+    rows = (half / "split.csv").read_text().splitlines()
+    for number, spoilt, why in (
+        (3, "train/left/0.png", "as many cells"),
+        (2, rows[1].replace("left", "lft"), "no label"),
+        (4, rows[3].replace("train", "tarin"), "no split"),
+        (1, "path,split", "no column target"),
+    ):
+        (half / "split.csv").write_text("\n".join([*rows[: number - 1], spoilt, *rows[number:]]))
+        with pytest.raises(DataError, match=rf"split\.csv, line {number}: .*{why}.*\n.*train again"):
+            evaluate(str(half), [])
+    shutil.rmtree(half / "model")
     with pytest.raises(ConfigError, match=r"train\.py resume="):
         evaluate(str(half), [])
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_what_cannot_be_exported_is_refused_with_a_way_out(tmp_path, monkeypatch
     model(tmp_path / "model")
     if "install" in said:
         monkeypatch.setitem(sys.modules, "onnxscript", None)
-    monkeypatch.setattr(door.warnings, "showwarning", None)
+    monkeypatch.setattr(warnings, "showwarning", None)
     monkeypatch.setattr(sys, "argv", ["export", str(tmp_path), *words])
     assert door.main() == 2
     assert said in capsys.readouterr().err

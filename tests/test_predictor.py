@@ -1,12 +1,12 @@
 """A trained model as an object, as a command, and without this repository: the same numbers; and what is refused."""
 
-import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from src.contracts import ConfigError, DataError
 from src.pages.card import plain
 from src.predict import predict
 from src.predictor import Predictor
+from src.tables import read as rows
 from tests.conftest import ROOT
 from tests.nets import model
 
@@ -33,11 +34,6 @@ def pictures(folder: Path, n: int) -> list[Path]:
         coarse = Image.fromarray(draw.integers(0, 256, (5, 4, 3), dtype=np.uint8))
         coarse.resize((int(draw.integers(30, 90)), int(draw.integers(30, 90))), Image.Resampling.BICUBIC).save(file)
     return files
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_an_object_says_what_the_test_said_of_each_image(whole, shapes):
@@ -267,7 +263,7 @@ def test_a_changed_description_is_refused_and_nothing_in_it_runs(tmp_path, fault
     monkeypatch.chdir(tmp_path)
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "images"), "--out", str(tmp_path / "out.csv")]
     monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr(door.warnings, "showwarning", None)
+    monkeypatch.setattr(warnings, "showwarning", None)
     assert door.main() == 2
     said = capsys.readouterr().err
     assert fault in said and "Traceback" not in said

@@ -1,7 +1,6 @@
 """Embeddings find images of classes that nobody has seen: metrics, losses, projections and orders against slow
 references, and the whole road on drawn images."""
 
-import csv
 import itertools
 import json
 import math
@@ -25,6 +24,7 @@ from src.finetune.policy import groups
 from src.models.network import Network
 from src.models.timm_backbone import timm_backbone
 from src.stats import gain, interval, metric
+from src.tables import read as rows
 from src.tasks import projections
 from src.tasks.neighbours import nearest, precisions, recalls
 from src.tasks.retrieval import SCORES, Identities, check
@@ -33,11 +33,6 @@ from tests.yamls import node
 
 NET = ("model.name=test_byobnet.glyphs", "trainer.accelerator=cpu", "logger=[csv]")
 DRAW = torch.Generator().manual_seed(0)
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def words(root: Path, run: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Runs as users start them: folders that nobody shares, faults that are told, results that agree with each other."""
 
-import csv
 import json
 import os
 import signal
@@ -11,12 +10,8 @@ import time
 import pytest
 import yaml
 
+from src.tables import read as rows
 from tests.conftest import ROOT
-
-
-def rows(file):
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_run_leaves_what_the_interface_promises(whole):

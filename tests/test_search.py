@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from src import few, repeat
-from src.contracts import ConfigError
+from src import few, repeat, signals, tables
+from src.contracts import ConfigError, DataError
+from src.doors import opened
 from src.search import jobs, space
 from src.search.__main__ import Asked, main
 from tests.conftest import ROOT
@@ -34,8 +34,7 @@ def signals_as_they_were(monkeypatch):
 
 
 def trials(home: Path) -> list[dict[str, str]]:
-    with (home / "trials.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return tables.read(home / "trials.csv")
 
 
 def began(run: Path) -> list[dict[str, str]]:
@@ -254,7 +253,8 @@ def test_a_repeat_does_only_what_is_missing_and_is_compared_seed_by_seed(tmp_pat
     assert repeat.main(["seeds=4", *one], FAKE) == 0
     assert [len(began(tmp_path / "one" / f"seed-{i}")) for i in range(4)] == [1, 1, 1, 1]
     mean, half = few.interval([0.9, 0.89, 0.88, 0.87])
-    assert f"{mean:.4f} ± {half:.4f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{mean:.4f} ± {half:.4f}" in told and "uncalibrated" not in told
     two = ["seeds=[0,2]", f"paths.logs={tmp_path}", "name=two", "optimizer.lr=0.001"]
     assert repeat.main([*two, f"against={tmp_path / 'one'}"], FAKE) == 0
     assert f"-0.1000 ± 0.0000 against {tmp_path / 'one'}: beyond chance" in capsys.readouterr().out
@@ -266,6 +266,25 @@ def test_a_repeat_does_only_what_is_missing_and_is_compared_seed_by_seed(tmp_pat
 def test_folds_are_the_words_of_a_merge(tmp_path):
     assert repeat.main(["folds=3", "data=folder", "data.root=.", f"paths.logs={tmp_path}"], FAKE) == 0
     assert [began(tmp_path / "repeat" / f"fold-{i}")[0]["data.fold"] for i in range(3)] == ["0", "1", "2"]
+
+
+ENDS = [(None, 0), (KeyError, 1), (ConfigError, 2), (DataError, 3), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize("end, code", ENDS)
+def test_a_door_tells_by_its_exit_code_how_it_ended(end, code, capsys):
+    def work() -> None:
+        if isinstance(end, signal.Signals):
+            signal.raise_signal(end)
+        elif end:
+            raise end("why")
+
+    before = {number: signal.getsignal(number) for number in signals.CODES}
+    assert opened(work, "The same words go on.") == code
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    told = {1: "KeyError: 'why'\nDEBUG=1", 2: "why\n", 3: "why\n"}.get(code, "The same words go on." if code else "")
+    assert told in capsys.readouterr().err
 
 
 def test_the_interval_of_a_few_is_students():

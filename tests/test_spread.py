@@ -1,7 +1,6 @@
 """How sure a regression is: intervals hold the part of the images that they promise, on images that nobody has learnt,
 wider where these are uncertain, in the units of the table."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from src.contracts import Backbone, InputSpec
 from src.factory import make
 from src.models.network import Network
 from src.stats import metric
+from src.tables import read as rows
 from src.tasks.spread import spread_of
 from tests import made
 from tests.yamls import node
@@ -188,11 +188,6 @@ def run(zygote, folder: Path, *more: str, **how) -> int:
     places = [f"paths.cache={folder / 'cache'}", "model.name=test_byobnet.glyphs", "trainer.accelerator=cpu"]
     home = [] if any(word.startswith("run_dir=") for word in more) else [f"run_dir={folder / 'run'}"]
     return zygote.run(*words, *places, *home, *more, **how)
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.mark.slow

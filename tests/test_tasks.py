@@ -1,7 +1,6 @@
 """Each task goes the whole road: on drawn images whose truth is known it reaches what can be reached, in the units and
 with the words of its table. Its metrics are scikit-learn's."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from src.labels import Levels, ManyClasses, Numbers
 from src.models.network import Network
 from src.module import Module
 from src.stats import gain, interval, metric
+from src.tables import read as rows
 from src.tasks import multilabel, ordinal, regression
 from tests import made
 from tests.conftest import ROOT
@@ -27,11 +27,6 @@ from tests.yamls import node
 
 LEVELS = "[tiny,small,middle,large,huge]"
 NET = ("model.name=test_byobnet.glyphs", "trainer.accelerator=cpu", "trainer.max_epochs=8", "logger=[tensorboard,csv]")
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def words(root: Path, task: str, folder: Path) -> list[str]:
@@ -75,6 +70,7 @@ def test_labels_that_are_joined_by_another_mark_than_the_separator_are_refused()
 def test_a_regression_is_right_in_the_units_of_its_table(ran):
     run = ran("regression")
     said, predicted = found(run), rows(run / "predictions.csv")
+    assert "2 numbers" in (run / "report" / "index.html").read_text()
     assert said["test/target/r2"] > 0.9 and said["test/sine/r2"] > 0.9
     assert said["test/target/mae"] < 15 and said["test/sine/mae"] < 0.1
     true = np.array([[float(row["target/target"]), float(row["target/sine"])] for row in predicted])

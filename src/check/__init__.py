@@ -34,10 +34,14 @@ def door(argv: list[str]) -> None:
     except ConfigError as error:
         found = [str(error)]
     if found:
-        count = "One mistake" if len(found) == 1 else f"{len(found)} mistakes"
         more = "All groups: python train.py --help      all keys: python train.py --cfg job"
-        print("\n\n".join([f"{count}; nothing was run.", *found, more]), file=sys.stderr)
+        print("\n\n".join([told(found), more]), file=sys.stderr)
         sys.exit(2)
+
+
+def told(faults: Sequence[str]) -> str:
+    count = "One mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
+    return "\n\n".join([f"{count}; nothing was run.", *faults])
 
 
 def mistakes(argv: Sequence[str]) -> list[str]:

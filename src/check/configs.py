@@ -133,10 +133,15 @@ def _overrides(name: str) -> Iterator[tuple[str, Any]]:
 
 
 def option(group: str, node: Mapping[str, Any]) -> str:
-    """The name under which the user chose `node`: the first option that makes the same thing."""
-    target = node["_target_"]
-    same = (name for name in groups()[group] if tree(f"{group}/{name}").get("_target_") == target)
-    return next(same, target.rpartition(".")[2])
+    """The name under which the user chose `node`: the option that makes the same thing, of several the likest; without
+    one, what it makes."""
+    target, trees = _target(node), {name: tree(f"{group}/{name}") for name in groups()[group]}
+    same = [name for name in trees if _target(trees[name]) == target]
+    return max(same, key=lambda name: len(set(trees[name]) & set(node)), default=target.rpartition(".")[2])
+
+
+def _target(node: Mapping[str, Any]) -> str:
+    return node.get("_target_") or (node.get("source") or {}).get("_target_", "")
 
 
 def listed(choice: Any) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from src.check import configs
+from src.check import configs, told
 from src.check.kinds import Rule
 from src.check.words import Word, parsed
 from src.contracts import ConfigError
@@ -54,8 +54,10 @@ def value(words: Sequence[str], key: str) -> Any:
     return found
 
 
-def answer(faults: Sequence[str]) -> int:
-    """Says what is wrong, before anything was run."""
-    count = "One mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
-    print("\n\n".join([f"{count}; nothing was run.", *faults]), file=sys.stderr)
-    return 2
+@contextmanager
+def refused() -> Iterator[None]:
+    """What is wrong in it is said to be so before anything was run."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(told(str(error).split("\n\n"))) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 from collections import defaultdict
@@ -16,6 +15,7 @@ import numpy as np
 from src.contracts import DataError, File, Source
 from src.data.images import size_of
 from src.data.scan import places
+from src.folder import sha256
 
 Place = tuple[str, int]  # split, index there
 
@@ -67,14 +67,9 @@ def _equal(files: list[tuple[Place, File]], pool: ThreadPoolExecutor) -> tuple[t
         by_size[path.stat().st_size].append((place, path))
     alike = [file for group in by_size.values() if len(group) > 1 for file in group]
     by_content = defaultdict(list)
-    for (place, _), digest in zip(alike, pool.map(lambda file: _digest(file[1]), alike), strict=True):
+    for (place, _), digest in zip(alike, pool.map(lambda file: sha256(file[1]), alike), strict=True):
         by_content[digest].append(place)
     return tuple(tuple(group) for group in by_content.values() if len(group) > 1)
-
-
-def _digest(path: File) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _quantiles(values: list) -> tuple:

@@ -13,7 +13,7 @@ from safetensors.torch import save as bytes_of
 
 from src import folder
 from src.contracts import ConfigError
-from src.decisions import conformal, threshold, unfamiliar
+from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import scaled as _scaled
 
 FILE = "calibration.safetensors"
@@ -73,10 +73,17 @@ def apply(saved: Mapping[str, Any], logits: torch.Tensor, features: torch.Tensor
         ranked = [[names[c] for c in row if held[c]] for row, held in zip(order.tolist(), inside.tolist(), strict=True)]
         columns |= {"set": ["|".join(held) for held in ranked], "unsure": [len(held) > 1 for held in ranked]}
     if saved.get("decision"):
-        columns["decision"] = [names[c] for c in threshold.decided(saved["decision"], p).tolist()]
+        columns["decision"] = [names[c] for c in decided(saved["decision"], p).tolist()]
     if saved.get("unfamiliar"):
         method = saved["unfamiliar"]["method"]
         strange = unfamiliar.strangeness(method, saved["tensors"], logits, features, kind)
         columns["unfamiliar"] = (strange > saved["unfamiliar"]["threshold"]).tolist()
         columns["unfamiliar/score"] = strange.tolist()
     return [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
+
+
+def decided(fitted: dict[str, Any], p: torch.Tensor) -> torch.Tensor:
+    """(N, K) calibrated probabilities -> (N,) the class."""
+    if fitted["method"] == "cost":
+        return (p @ torch.tensor(fitted["cost"], dtype=p.dtype, device=p.device)).argmin(1)
+    return (p[:, 1] > fitted["threshold"]).long()

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from src import threshold
 from src.contracts import ConfigError, Task
-from src.decisions import conformal, threshold, unfamiliar
+from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import choose
 
 KINDS = ("class", "labels", "numbers")  # of Task.target, for which something can be fitted

@@ -9,20 +9,13 @@ import torch
 from torch.nn.functional import one_hot
 
 from src import stats
-from src.decisions import conformal, threshold
-from src.decisions.columns import scaled
+from src.decisions import conformal
+from src.decisions.columns import decided, scaled
 from src.decisions.scaling import loss
+from src.stats import ece
 
-BINS = 15  # of equal width, as Guo et al. 2017
 Scores = dict[str, torch.Tensor]  # metric -> (N,), of which it is the mean
 Wholes = dict[str, Callable[[torch.Tensor], torch.Tensor]]  # metric -> (indices -> its value on these images)
-
-
-def ece(confidence: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(N,) each: expected calibration error, the mean gap between them over bins of the confidence."""
-    place = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
-    gap = torch.zeros(BINS, dtype=torch.float64).index_add_(0, place, right.double() - confidence.double())
-    return gap.abs().sum() / len(confidence)
 
 
 def risk_coverage(confidence: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
@@ -50,7 +43,7 @@ def measure(saved: Mapping[str, Any], logits: torch.Tensor, target: torch.Tensor
             means |= {"coverage": inside.gather(1, target[:, None])[:, 0], "set_size": size}
             found["unsure"] = float((size > 1).double().mean())
         if saved.get("decision"):
-            more = _decided(saved["decision"], threshold.decided(saved["decision"], now.softmax(1)), target)
+            more = _decided(saved["decision"], decided(saved["decision"], now.softmax(1)), target)
             means, wholes = means | more[0], wholes | more[1]
     elif saved.get("margin"):
         margin = torch.tensor(saved["margin"])

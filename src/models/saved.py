@@ -20,7 +20,7 @@ from src.contracts import Backbone, ConfigError
 from src.models.dense import DenseNetwork
 from src.models.network import Network
 from src.models.stages import reading
-from src.models.weights import read_state, sha256, spec_from_dict
+from src.models.weights import read_state, spec_from_dict
 
 FORMAT = 1  # of model.json: raise it when an older load_model would misread a new one
 NEEDED = frozenset("build input outputs stages mirror dense unit".split())
@@ -53,7 +53,7 @@ def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
     weights, said = where / "weights.safetensors", describe(network, facts)
     state = {k: v.detach().cpu().contiguous() for k, v in lowrank.merged(network.state_dict()).items()}
     files.write(weights, save(state, metadata={"input_spec": json.dumps(said["input"])}))
-    digest = sha256(weights)
+    digest = files.sha256(weights)
     files.write(where / "model.json", json.dumps({**said, "sha256": digest}, indent=1, ensure_ascii=False))
     return digest
 
@@ -111,7 +111,7 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     except ValueError as error:
         raise ConfigError(f"{folder}/model.json is damaged: {error}.\nCopy the whole model/ folder again.") from error
     complete(facts, ("sha256",), folder)
-    found = sha256(folder / "weights.safetensors")
+    found = files.sha256(folder / "weights.safetensors")
     if found != facts["sha256"]:
         raise ConfigError(
             f"{folder}/weights.safetensors is not the file that model.json describes: "

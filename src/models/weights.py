@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +21,6 @@ def shipped(name: str) -> Path | None:
     """The weights of this name that are part of the template."""
     file = Path(__file__).parent / f"{name}.safetensors"
     return file if file.is_file() else None
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_spec(file: str | Path) -> InputSpec | None:

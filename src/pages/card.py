@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Run
+from src.folder import measured
 
 MOST = 50  # classes that are listed
 PIPELINE = {"class": "image-classification", "labels": "image-classification", "mask": "image-segmentation"}
@@ -114,10 +115,8 @@ def _data(run: Run) -> list[str]:
 
 def _numbers(run: Run) -> list[str]:
     found = run.home.metrics()
-    names = [k.partition("/")[2] for k in found if k.startswith(("val/", "test/"))]
-    names = [n for n in dict.fromkeys(names) if n != "images" and not n.endswith(("/low", "/high", "/constant"))]
     lines = ["| metric | val | test | 95 % interval of test | best blind answer |", "|---|---|---|---|---|"]
-    for name in names:
+    for name in dict.fromkeys(key.partition("/")[2] for key in measured(found)):
         low, high = found.get(f"test/{name}/low"), found.get(f"test/{name}/high")
         between = f"{low:.4g} – {high:.4g}" if low is not None and high is not None else ""
         values = _shown([found.get(f"val/{name}"), found.get(f"test/{name}")])

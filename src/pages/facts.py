@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from src import hardware, tables
 from src.contracts import Run
 from src.pages import pictures
 from src.pages.answers import Answers, read
@@ -44,7 +44,7 @@ class Facts:
 
     @cached_property
     def network(self) -> Any:
-        return self.run.load().to("cuda" if torch.cuda.is_available() else "cpu")
+        return self.run.load().to(hardware.device(dict(self.run.cfg)))
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -59,10 +59,7 @@ class Facts:
     def table(self, name: str) -> list[dict[str, str]]:
         """A table of the run folder; [] where it has none."""
         file = self.run.home.path / name
-        if not file.is_file():
-            return []
-        with file.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
+        return tables.read(file) if file.is_file() else []
 
     def view(self, split: str, index: int) -> torch.Tensor:
         """The image as the network gets it, uint8 (C, H, W), and its mask, where there is one, as the last channel."""

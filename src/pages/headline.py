@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from src.folder import measured
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.facts import Facts
-
-ASIDE = ("/low", "/high", "/constant", "/uncalibrated")
-BLIND = "NOT BETTER than the best answer that does not look at the images: they may not show what is asked."
+from src.screen import BLIND, said
 
 
 def headline(facts: Facts) -> Iterator[Section]:
@@ -42,13 +41,9 @@ def headline(facts: Facts) -> Iterator[Section]:
 
 def _measured(facts: Facts) -> Iterator[list[object]]:
     metrics = facts.metrics
-    names = [k.partition("/")[2] for k in metrics if k.startswith(("test/", "val/")) and not k.endswith(ASIDE)]
-    for name in sorted(set(names) - {"images", facts.headline}, key=names.index):
+    names = dict.fromkeys(key.partition("/")[2] for key in measured(metrics))
+    for name in (name for name in names if name != facts.headline):
         test, val = metrics.get(f"test/{name}"), metrics.get(f"val/{name}")
         low, high = metrics.get(f"test/{name}/low"), metrics.get(f"test/{name}/high")
         bounds = "" if low is None or high is None else f"{low:.4f} – {high:.4f}"
         yield [name, *("" if test is None else f"{test:.4f}", bounds, "" if val is None else f"{val:.4f}")]
-
-
-def said(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name.endswith("acc") else f"{value:.4f}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
+from src import stats
 from src.pages import plots
 from src.pages.answers import Answers
 from src.pages.blocks import Block, Drawing, Section, Table, Text
 from src.pages.classes import named
 from src.pages.facts import Facts
-
-BINS = 15  # of equal width, as Guo et al. 2017
 
 
 def reliability(facts: Facts) -> Iterator[Section]:
@@ -68,22 +68,16 @@ def _diagram(
     own.plot([0, 1], [0, 1], color=plots.FAINT, linestyle="--", linewidth=1)
     drawn = [("before calibration", before, plots.SECOND)] if before else []
     for name, pair, colour in (*drawn, ("after calibration" if before else "as shipped", now, plots.FIRST)):
-        where = np.clip(np.ceil(pair[0] * BINS).astype(int), 1, BINS) - 1
-        n = np.bincount(where, minlength=BINS)
-        kept = np.flatnonzero(n)
-        sure, right = (np.bincount(where, values, BINS)[kept] / n[kept] for values in pair)
-        low, high = _wilson(right, n[kept])
+        bins = stats.reliability(*map(torch.from_numpy, pair)).numpy()
+        n, *sums = bins[:, bins[0] > 0]
+        sure, right = (values / n for values in sums)
+        low, high = stats.wilson(right, n, 1.96)
         bars = np.clip([right - low, high - right], 0, None)
         own.errorbar(sure, right, bars, color=colour, linewidth=1.6, elinewidth=1, marker="o", markersize=4, label=name)
     own.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="how often it is right")
     own.set_xlabel("probability of the label" if answers.kind == "labels" else "probability of what is said")
     plots.legend(own)
     return Drawing(plots.svg(figure, f"reliability {answers.name}"))
-
-
-def _wilson(p: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    centre, spread = p + z * z / (2 * n), z * np.sqrt((p * (1 - p) + z * z / (4 * n)) / n)
-    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
 
 
 def _left_out(answers: Answers, sure: np.ndarray, right: np.ndarray) -> Drawing:

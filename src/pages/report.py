@@ -57,7 +57,9 @@ def page(run: Run) -> None:
     facts, state = Facts(run), run.home.state()
     sections = [section for part in SECTIONS for section in part(facts)]
     name = run.cfg["model"].get("name", run.cfg["model"]["_target_"])
-    words = (run.source.root, f"{len(run.source.classes):,} classes", name, state.get("started", ""))
+    count, what = len(run.source.classes), "number" if run.task.target == "numbers" else "class"
+    plural = "" if count == 1 else "s" if what == "number" else "es"
+    words = (run.source.root, f"{count:,} {what}{plural}", name, state.get("started", ""))
     there = run.home.path / "report"
     there.mkdir(exist_ok=True)
     title = f"{run.cfg['name']} · {run.home.path.name}"

@@ -3,12 +3,12 @@ predictions, and the settings beside the final metric."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from src import tables
 from src.contracts import Run
 
 
@@ -23,8 +23,7 @@ def tensorboard(run: Run) -> None:
     if recipe.is_file():
         logger.experiment.add_text("recipe", recipe.read_text(encoding="utf-8"))
     if run.task.figure and predictions.is_file() and run.source.splits["test"].labelled:
-        with predictions.open(encoding="utf-8", newline="") as stream:
-            picture = run.task.figure(list(csv.DictReader(stream)), run.source.classes)
+        picture = run.task.figure(tables.read(predictions), run.source.classes)
         logger.experiment.add_figure("test/predictions", picture, metrics.get("fit/updates", 0))
     logger.finalize("success")
 

@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src import signals
 from src.check import own
 from src.check.kinds import NULL, Rule, one_of, said, whole
 from src.check.rules import RULES
-from src.contracts import ConfigError, DataError
+from src.contracts import ConfigError
+from src.doors import opened
 from src.search import jobs, space
 
 OPTIONS: dict[str, Rule] = {
@@ -65,21 +65,15 @@ def main(argv: Sequence[str], command: Sequence[str] = jobs.TRAIN) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(f"{__doc__}\nspaces   {', '.join(space.names())}")
         return 0 if argv else 2
-    try:
+    return opened(lambda: search(argv, command), "The same words go on.")
+
+
+def search(argv: Sequence[str], command: Sequence[str]) -> int:
+    with own.refused():
         asked = Asked(argv)
-    except ConfigError as error:
-        return own.answer([str(error)])
     from src.search import drive  # Optuna is imported behind the check
 
-    try:
-        signals.install()
-        return drive.search(asked, command)
-    except (ConfigError, DataError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    except signals.Stopped as stop:
-        print("\nStopped. The same words go on.", file=sys.stderr)
-        return stop.code
+    return drive.search(asked, command)
 
 
 class Asked:

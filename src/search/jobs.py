@@ -4,7 +4,6 @@ them. Without torch, since those who wait for them must begin at once."""
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -15,16 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src.contracts import ConfigError
+from src.doors import HINT
+from src.folder import RunFolder
 
 Place = dict[str, str]  # what the environment says of the devices and cores that a job may use
 TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
 REPEAT = (sys.executable, "-m", "src.repeat")
 AGAIN = 2  # times that a job is begun again when somebody else has ended it
 SECONDS = 0.2  # between two looks at the jobs
-HINT = "DEBUG=1 shows where."
 
 
 class Job:
@@ -124,25 +122,21 @@ def interrupted(code: int) -> bool:
 
 def state(folder: Path) -> dict[str, Any]:
     """run.json of a run, or {}."""
-    return _json(folder / "run.json")
+    return RunFolder(folder).state()
 
 
-def metrics(folder: Path) -> dict[str, float | None]:
-    return _json(folder / "metrics.json")
+def metrics(folder: Path) -> dict[str, Any]:
+    return RunFolder(folder).metrics()
 
 
 @cache
 def monitor(folder: Path) -> tuple[str, str]:
     """(the metric that chose, max or min) of a run, or of the first in a group; its recipe may have decided it."""
-    files = [folder / "config.yaml", *sorted(folder.glob("*/config.yaml"))]
-    if (file := next((file for file in files if file.is_file()), None)) is None:
+    runs = [RunFolder(run) for run in (folder, *sorted(folder.glob("*/")))]
+    if (run := next((run for run in runs if run.config.is_file()), None)) is None:
         raise ConfigError(f"{folder}: no run began there (no config.yaml).\nerr.txt of each says why.")
-    task = yaml.safe_load(file.read_text(encoding="utf-8"))["task"]
+    task = run.words()["task"]
     return task["monitor"], task["mode"]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def places(workers: int, accelerator: str, devices: Any) -> list[Place]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
+from src import hardware
 from src.contracts import Run
 from src.stats import confusions
 
@@ -24,7 +25,7 @@ def answer(network: Any, view: torch.Tensor, size: torch.Size) -> torch.Tensor:
 def masks(run: Run, network: Any, split: str) -> torch.Tensor:
     """Writes masks/ for all images of a split; -> (N, C, C) counts, truth by answer, where there is a truth."""
     counts = []
-    network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    network.eval().to(hardware.device(dict(run.cfg)))
     for path, size, view, truth in run.loaders.originals(split):
         found = answer(network, view, size)
         file = place(run.home.path / "masks", path)

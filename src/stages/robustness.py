@@ -57,7 +57,7 @@ def sit(run: Run, images: int) -> Exam:
     only = sorted(rng.permutation(n, seed, "robustness")[:images].tolist())
     batches = list(run.loaders.loader("test", only=only, shared=False))
     seen, target, index = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target", "index"))
-    where = {"gpu": "cuda"}.get(device := hardware.accelerator(dict(run.cfg)), device)
+    where = hardware.device(dict(run.cfg))
     network = run.load().eval().requires_grad_(False).to(where).to(memory_format=torch.channels_last)
     saved = calibration(run)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassCalibrationError
 from torchmetrics.utilities import dim_zero_cat
+
+from src.stats import ece
 
 
 class Mean(Metric):
@@ -82,13 +83,6 @@ class AUROC(Metric):
         return ((own * below).sum(1) / pairs)[pairs > 0].mean().float()
 
 
-class ECE(MulticlassCalibrationError):
-    """From logits, always; torchmetrics takes them for probabilities when a whole batch happens to lie in 0..1."""
-
-    def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
-        super().update(logits.softmax(1), target)
-
-
 class Whole(Metric):
     """score(logits (N, …), target (N, …)) -> scalar of all images at once: what is no mean over them."""
 
@@ -108,4 +102,15 @@ class Whole(Metric):
         self.target.append(target)
 
     def compute(self) -> torch.Tensor:
-        return self.score(dim_zero_cat(self.logits), dim_zero_cat(self.target)).float()
+        return self.score(dim_zero_cat(self.logits), dim_zero_cat(self.target)).to(self.device, torch.float32)
+
+
+class ECE(Whole):
+    """Of logits (N, C) and a class each."""
+
+    def __init__(self):
+        super().__init__(ece)
+
+    def update(self, logits: torch.Tensor, target: torch.Tensor) -> None:
+        confidence, said = logits.softmax(1).max(1)
+        super().update(confidence, said == target)

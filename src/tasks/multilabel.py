@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
+from src import threshold
 from src.contracts import Affine, Head, Task, Weights
 from src.tasks.figures import chances
 from src.tasks.linear import Method, crossed, folds, moved, ridge, summed, varying, widened
@@ -150,21 +151,9 @@ def tune(logits: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
     """{thresholds}: for each class with enough images the probability above which its F1 is best, for the others the
     one that is best for all pairs."""
     p, there = logits.float().sigmoid(), target > 0
-    common = _threshold(p.reshape(-1), there.reshape(-1))
-    own = [_threshold(p[:, c], there[:, c]) if there[:, c].sum() >= ENOUGH else common for c in range(p.shape[1])]
+    common = threshold.f1(p.reshape(-1), there.reshape(-1))
+    own = [threshold.f1(p[:, c], there[:, c]) if there[:, c].sum() >= ENOUGH else common for c in range(p.shape[1])]
     return {"thresholds": [round(t, 4) for t in own]}
-
-
-def _threshold(p: torch.Tensor, there: torch.Tensor) -> float:
-    """Half-way between the last probability that is taken and the first that is not."""
-    if not there.any():
-        return 0.5
-    ranked, order = p.sort(descending=True)
-    hit = there[order].double().cumsum(0)
-    score = 2 * hit / (torch.arange(1, len(p) + 1) + there.sum())
-    tied = torch.cat([ranked[:-1] == ranked[1:], torch.zeros(1, dtype=torch.bool)])  # decided as the next one is
-    i = int(score.masked_fill(tied, -1).argmax())
-    return float((ranked[i] + (ranked[i + 1] if i + 1 < len(p) else 0)) / 2)
 
 
 def multilabel(classes: tuple[str, ...], monitor: str, mode: str, separator: str, targets: Any = None) -> Task:

@@ -12,6 +12,8 @@ from src.facts import Probed
 from src.folder import RunFolder
 from src.recipe import Decision
 
+BLIND = "NOT BETTER than the best answer that does not look at the images: they may not show what is asked."
+
 
 def cards(
     home: RunFolder,
@@ -65,13 +67,13 @@ def last_screen(home: RunFolder) -> None:
     intervals = [k.removesuffix("/constant") for k in metrics if k.endswith("/constant")]
     print()
     if intervals and not state.get("beaten", True):
-        print("NOT BETTER than the best answer that does not look at the images: they may not show what is asked.")
+        print(BLIND)
     for name in intervals:
         split, images = name.partition("/")[0], f"{name.rpartition('/')[0]}/images"
         seen, there = int(metrics[images]), state["images"][split]
-        value, low, high = (_said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
+        value, low, high = (said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
         print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
-        print(f"blind answer  {_said(name, metrics[f'{name}/constant'])}")
+        print(f"blind answer  {said(name, metrics[f'{name}/constant'])}")
     if not intervals:
         shown = "test/" if "test/images" in metrics else "val/"
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
@@ -106,5 +108,5 @@ def short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _said(name: str, value: float) -> str:
+def said(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if name.endswith("acc") else f"{value:.4f}"

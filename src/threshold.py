@@ -1,17 +1,20 @@
-"""What is decided by a probability: the class of two from a threshold on, or the one that costs least."""
+"""Where to cut a probability, so that F1 is best or the precision is reached."""
 
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Any
 
 import torch
+
+from src.stats import wilson
 
 SURE = 0.9  # of the bound at one threshold; of all that are tried the lowest is taken, so that it holds less often
 
 
 def f1(p: torch.Tensor, there: torch.Tensor) -> float:
-    """The probability of the second class from which on F1 is best."""
+    """(N,) each: the probability above which F1 is best; 0.5 where none is there."""
+    if not there.any():
+        return 0.5
     ranked, hit = _ranked(p, there)
     score = 2 * hit / (torch.arange(1, len(p) + 1) + hit[-1])
     return _between(ranked, int(score.masked_fill(~_apart(ranked), -1).argmax()))
@@ -22,9 +25,7 @@ def precision(p: torch.Tensor, there: torch.Tensor, required: float) -> float | 
     None where it is nowhere."""
     ranked, hit = _ranked(p, there)
     said, z = torch.arange(1, len(p) + 1).double(), NormalDist().inv_cdf(SURE)
-    rate = hit / said
-    spread = (rate * (1 - rate) / said + (z / (2 * said)) ** 2).sqrt()
-    low = (rate + z * z / (2 * said) - z * spread) / (1 + z * z / said)
+    low, _ = wilson(hit / said, said, z)
     reached = torch.nonzero((low >= required) & _apart(ranked))[:, 0]
     return _between(ranked, int(reached[-1])) if len(reached) else None
 
@@ -42,10 +43,3 @@ def _apart(ranked: torch.Tensor) -> torch.Tensor:
 def _between(ranked: torch.Tensor, last: int) -> float:
     """Half-way between the last that is taken and the first that is not."""
     return float((ranked[last] + (ranked[last + 1] if last + 1 < len(ranked) else 0)) / 2)
-
-
-def decided(fitted: dict[str, Any], p: torch.Tensor) -> torch.Tensor:
-    """(N, K) calibrated probabilities -> (N,) the class."""
-    if fitted["method"] == "cost":
-        return (p @ torch.tensor(fitted["cost"], dtype=p.dtype, device=p.device)).argmin(1)
-    return (p[:, 1] > fitted["threshold"]).long()
