@@ -60,11 +60,13 @@ def collect(
     found = {}
     for code in dict.fromkeys(read.split[read.number.argsort()].tolist()):
         mine = np.flatnonzero(read.split == code)
-        found[SPLITS[code]] = read.rows if len(mine) == len(read.rows) else read.rows.only(mine)
-    if "test" in found and found["test"].labelled:
-        numbers = read.number[read.split == SPLITS.index("test")].tolist()
-        half = [n for n, cells in zip(numbers, found["test"].cells, strict=True) if labels.fault(cells)]
-        faults |= {"no target, but others of test have one": [f"row {n}" for n in sorted(half)]} if half else {}
+        mine = mine[read.number[mine].argsort()] if "time" in columns else mine  # which decides between equal times
+        all_as_they_are = len(mine) == len(read.rows) and "time" not in columns
+        found[SPLITS[code]] = read.rows if all_as_they_are else read.rows.only(mine)
+        if code == SPLITS.index("test") and found["test"].labelled:
+            pairs = zip(read.number[mine].tolist(), found["test"].cells, strict=True)
+            half = sorted(number for number, cells in pairs if labels.fault(cells))
+            faults |= {"no target, but others of test have one": [f"row {number}" for number in half]} if half else {}
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
     return found, notes if repeated else [], [_describe(file, faults)] if faults else []
 
