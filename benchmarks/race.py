@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from runs import SHARED, read, train
+from runs import read, train
 
 WEIGHTS = {
     "mobilenetv2_100": "mobilenetv2_100.google_in1k.safetensors",
@@ -115,8 +115,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(SHARED / "data"))
-    parser.add_argument("--weights", default=str(SHARED / "weights"))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True)
     parser.add_argument("--out", default="logs/race/race.jsonl")
     parser.add_argument("--name", default="default", help="of this variant, in the table")
     parser.add_argument("--sets", default="weather,signs,clothing")

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
 Row = dict[str, Any]
 
 
 def options(doc: str | None, out: str, sets: Iterable[str], seeds: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(SHARED / "data"))
-    parser.add_argument("--weights", default=str(SHARED / "weights" / "mobilenetv2_100.google_in1k.safetensors"))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True)
     parser.add_argument("--out", default=out)
     parser.add_argument("--sets", default=",".join(sets))
     parser.add_argument("--seeds", default=seeds)

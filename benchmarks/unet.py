@@ -1,6 +1,6 @@
 """The yardstick of the masks: segmentation-models-pytorch's U-Net on the same files, with the same backbone and
-weights, trained as its examples are (Adam 2e-4, cosine, Dice loss, mirrored images): `python benchmarks/unet.py 0` for
-seed 0.
+weights, trained as its examples are (Adam 2e-4, cosine, Dice loss, mirrored images): `python benchmarks/unet.py 0
+--data DIR/wbc --weights FILE` for seed 0.
 
 Needs `pip install --no-deps segmentation-models-pytorch` (0.6.0 was run). 45 of the training images choose the epoch.
 """
@@ -18,7 +18,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import interpolate
 
-SHARED = Path(__file__).parents[2] / "shared"
 VALUES = np.array([0, 128, 255])
 EPOCHS, SIDE, BATCH, VAL = 8, 128, 16, 45
 
@@ -56,8 +55,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seed", type=int)
-    parser.add_argument("--data", default=str(SHARED / "data" / "wbc"))
-    parser.add_argument("--weights", default=str(SHARED / "weights" / "mobilenetv2_100.google_in1k.safetensors"))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True)
     words = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(words.seed)

@@ -16,6 +16,7 @@ class Probed:
     asked: int  # images that the questions below were asked of
     resize: Mapping[str, float]  # policy -> score; only those that were compared
     mirrored: float | None  # score on mirrored images less that on the images; None: not asked
+    turned: tuple[float, ...] | None  # score on images upside down, and that of the best blind answer; classes only
     grey: float | None  # score without colours less that with them
     notes: tuple[str, ...] = ()  # what else was seen, a sentence each
 

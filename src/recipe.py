@@ -184,6 +184,11 @@ def _augment(facts: Facts, colour: bool) -> Decision:
         return Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
     if facts.channels not in (1, 3):
         return Decision("augment", "light", f"random colours are not known for {facts.channels} channels")
+    if facts.probed and facts.probed.turned:  # raced: docs/results.md, which way up
+        turned, blind = facts.probed.turned
+        if turned < blind - 2 * math.sqrt(blind * (1 - blind) / facts.probed.asked):
+            told = f"upside down the probe has {100 * turned:.1f} %, less than a blind answer ({100 * blind:.1f} %)"
+            return Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
     return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
 

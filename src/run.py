@@ -165,6 +165,8 @@ def seconds(budget: str) -> float:
 def questions(r: Run, given: Collection[str]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
+    upright = r.task.target == "class" and not r.task.geometric
+    asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
     asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []

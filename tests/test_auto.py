@@ -54,6 +54,7 @@ def test_mirroring_is_forbidden_where_left_and_right_are_the_classes(auto):
     recipe = (auto / "run" / "recipe.md").read_text()
     assert "mirroring changes what is seen" in recipe
     assert "+mirror" not in recipe
+    assert "which way up images are is their class; none is turned" in recipe  # upside down, left is right as well
 
 
 def test_all_candidates_are_told_and_the_chosen_one_is_in_the_model(auto):

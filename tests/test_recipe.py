@@ -37,6 +37,7 @@ def probed(**more) -> Probed:
         "asked": 400,
         "resize": said,
         "mirrored": 0.0,
+        "turned": (0.5, 0.1),
         "grey": 0.0,
     }
     return Probed(**{**common, **more})
@@ -206,6 +207,15 @@ def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must
     assert (classes["augment"], classes["data.flip"]) == ("trivial", 0.5)
     assert (numbers["augment"], numbers["data.flip"]) == ("colour", 0.0)
     assert "task.monitor" not in numbers
+
+
+def test_images_are_not_turned_where_the_way_up_is_their_class():
+    """Worse than blind, beyond chance: what is upside down is taken for another class."""
+    found = {
+        turned: decided(recipe.plan(facts(probed=probed(turned=turned)), config(), frozenset()))["augment"]
+        for turned in ((0.15, 0.25), (0.22, 0.25), (0.3, 0.1), None)
+    }
+    assert list(found.values()) == ["jitter", "trivial", "trivial", "trivial"]
 
 
 def test_a_new_decoder_learns_faster_than_the_backbone_which_keeps_its_rate():

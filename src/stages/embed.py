@@ -22,6 +22,10 @@ def mirrored(image: torch.Tensor) -> torch.Tensor:
     return image.flip(3)
 
 
+def upside_down(image: torch.Tensor) -> torch.Tensor:
+    return image.flip((2, 3))
+
+
 def grey(image: torch.Tensor) -> torch.Tensor:
     """Luma as in ITU-R BT.601, on all three channels."""
     weight = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(1, 3, 1, 1)

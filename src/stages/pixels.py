@@ -68,6 +68,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         asked=few,
         resize={},
         mirrored=moved.get("mirror"),
+        turned=None,  # what is decided by it turns no masks
         grey=moved.get("grey"),
     )
 

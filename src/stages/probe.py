@@ -19,7 +19,7 @@ from src import folder, rng
 from src.columns import take, tensor
 from src.contracts import Affine, ConfigError, Head, Run
 from src.facts import Probed
-from src.stages.embed import embed, grey, mirrored
+from src.stages.embed import embed, grey, mirrored, upside_down
 from src.stages.twins import twins
 
 MOST = 20_000  # images that heads are solved on,
@@ -40,8 +40,8 @@ class Solved:
 
 
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
-    """One pass over train, smaller ones for each of `questions`: resize, mirror, grey; over fewer images where they
-    would take longer than `seconds`."""
+    """One pass over train, smaller ones for each of `questions`: resize, mirror, turn, grey; over fewer images where
+    they would take longer than `seconds`."""
     network = run.network()
     x, target, chosen, most = features(run, network, device, seconds)
     fewer = min(ASKED, most if seconds is None else most // 4)
@@ -62,11 +62,16 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         head = solve(seen, target[asked], view, only="lda", groups=None if groups is None else groups[asked])[0]
         return _score(run, head, target[asked])
 
-    moved, plain, policies = {}, score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0, {}
+    moved, turned, policies = {}, None, {}
+    plain = score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0
     if "mirror" in questions:
         seen = embed(run, network, device, "train", these, change=mirrored)
         change = partial(run.task.moved, best, x) if run.task.moved else partial(_moved, run, best)
         moved["mirror"] = change(seen, asked, target)
+    if "turn" in questions:
+        seen = embed(run, network, device, "train", these, change=upside_down)
+        blind = run.task.constant(target).expand(len(asked), -1)
+        turned = tuple(float(run.task.skill(said, target[asked])) for said in (_changed(best, seen, asked), blind))
     if "grey" in questions:
         moved["grey"] = score(embed(run, network, device, "train", these, change=grey)) - plain
     if "resize" in questions:
@@ -84,6 +89,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         asked=len(asked),
         resize=policies,
         mirrored=moved.get("mirror"),
+        turned=turned,
         grey=moved.get("grey"),
         notes=tuple(filter(None, notes)),
     )
@@ -180,7 +186,14 @@ def _score(run: Run, head: Head, target: torch.Tensor) -> float:
 
 
 def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: torch.Tensor) -> float:
-    """The change of the score when held-out images are changed, but those that the head was solved on are not."""
+    """The change of the score when held-out images are changed."""
+    assert head.logits is not None
+    before = run.task.skill(head.logits[asked], target[asked])
+    return float(run.task.skill(_changed(head, seen, asked), target[asked]) - before)
+
+
+def _changed(head: Head, seen: torch.Tensor, asked: list[int]) -> torch.Tensor:
+    """Out-of-fold logits where held-out images are changed to `seen`, but those that the head was solved on are not."""
     place = {image: i for i, image in enumerate(asked)}
     logits = torch.zeros(len(asked), len(head.bias))
     for held, (weight, bias) in head.parts:
@@ -188,9 +201,7 @@ def _moved(run: Run, head: Head, seen: torch.Tensor, asked: list[int], target: t
         if rows:
             to = [j for j, _ in rows]
             logits[to] += seen[to] @ weight.T + bias
-    assert head.logits is not None
-    before = run.task.skill(head.logits[asked], target[asked])
-    return float(run.task.skill(logits, target[asked]) - before)
+    return logits
 
 
 def write(run: Run, solved: Solved) -> None:
