@@ -15,7 +15,8 @@ import torch
 from src import combined, decisions, folder, hardware, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
-from src.contracts import ConfigError, InputSpec, Run, Source, Split, Task
+from src.columns import tensor
+from src.contracts import ConfigError, InputSpec, Run, Source, Task
 from src.data import masks
 from src.data.audit import Audit, audit, leaks, without_leaks
 from src.data.audit import card as audit_card
@@ -111,9 +112,7 @@ def fork(
     if epochs:
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
     if whole:
-        train, val = (source.splits[split] for split in ("train", "val"))
-        together = train.groups + val.groups if train.groups and val.groups else ()  # of all images, or of none
-        both = Split(train.paths + val.paths, train.targets + val.targets, together)
+        both = source.splits["train"].joined(source.splits["val"])
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
@@ -174,11 +173,11 @@ def card(r: Run) -> list[str]:
     """What is known of the images, and how good the best answer is that does not look at them."""
     if r.task.dense:  # the masks would have to be read: the test says it
         return audit_card(r.source, r.audit)
-    blind = r.task.constant(torch.tensor(r.source.splits["train"].targets))
+    blind = r.task.constant(tensor(r.source.splits["train"].targets))
     told = []
     for name, split in r.source.splits.items():
         if name != "train" and split.labelled:
-            target = torch.tensor(split.targets)
+            target = tensor(split.targets)
             value = metric(r.task, blind.expand(len(target), -1), target)
             told += [] if value is None else [f"{name} {value if abs(value) > 1e-12 else 0.0:.3g}"]
     said = [f"the best blind answer has {r.task.monitor.removeprefix('val/')}: {', '.join(told)}"] if told else []

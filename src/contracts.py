@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -66,23 +67,39 @@ SUSPECTS, LEFT = "suspects.csv", "left out"  # doubtful training labels, and the
 UNLABELLED = -1  # the class of an image that is only to be predicted
 
 
+def _columns() -> Any:
+    from src import columns  # which needs NumPy, which the check of the user's words does without
+
+    return columns
+
+
 @dataclass(frozen=True)
 class Split:
-    """The images of one split: paths (POSIX, relative to the source's root) and their targets."""
+    """The images of one split: paths (POSIX, relative to the source's root) and their targets. Whatever sequences are
+    given, they are kept as columns (src/columns.py), that tables of any length fit into the memory."""
 
-    paths: tuple[str, ...]
-    targets: tuple[Any, ...]
-    groups: tuple[int, ...] = ()  # images of one group are alike, and are held out together; (): each is on its own
+    paths: Sequence[str]
+    targets: Sequence[Any]
+    groups: Sequence[int] = ()  # images of one group are alike, and are held out together; (): each is on its own
     labelled: bool = True  # only of test there need be no labels, and then of all its images
+
+    def __post_init__(self) -> None:
+        for name in ("paths", "targets", "groups"):
+            object.__setattr__(self, name, _columns().column(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def only(self, kept: Sequence[int]) -> Split:
+    def only(self, kept: Sequence[int] | np.ndarray) -> Split:
         """These images."""
-        said = self.paths, self.targets, self.groups
-        paths, targets, groups = (tuple(column[i] for i in kept) if column else () for column in said)
+        paths, targets, groups = (_columns().take(rows, kept) for rows in (self.paths, self.targets, self.groups))
         return Split(paths, targets, groups, self.labelled)
+
+    def joined(self, other: Split) -> Split:
+        """These images, then those."""
+        join = _columns().joined
+        groups = join(self.groups, other.groups) if self.groups and other.groups else ()  # of all images, or of none
+        return Split(join(self.paths, other.paths), join(self.targets, other.targets), groups)
 
 
 def _one_class() -> Any:

@@ -23,6 +23,7 @@ from typing import Any
 from src import check, folder, tables
 from src.check import configs
 from src.check.words import Word, parsed, sorted_out
+from src.columns import column
 from src.contracts import ConfigError, DataError, Run, Source, Split
 from src.doors import opened
 
@@ -156,14 +157,10 @@ def matched(other: Source, classes: tuple[str, ...]) -> tuple[Split, tuple[str, 
             "meant: data.root=ROOT/test."
         )
     classes = (*classes, *foreign) if other.labels.open else classes
-    if "test" in other.splits:
-        tested = other.splits["test"]
-    else:
-        train, val = other.splits["train"], other.splits["val"]
-        tested = Split(train.paths + val.paths, train.targets + val.targets)
+    tested = other.splits["test"] if "test" in other.splits else other.splits["train"].joined(other.splits["val"])
     encode = other.labels.encoder(classes)
     if tested.labelled:
-        targets = tuple(encode(other.labels.text(target, other.classes)) for target in tested.targets)
+        targets = column(encode(other.labels.text(target, other.classes)) for target in tested.targets)
         tested = replace(tested, targets=targets, groups=())
     return tested, classes
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from src.contracts import ConfigError, File
 ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stands beside a metric in metrics.json
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes | Iterable[str]) -> None:
     """All or nothing: a reader, or a process killed here, sees the old file or the new one."""
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with part.open("wb") as stream:
-        stream.write(data)
+    parts = [content] if isinstance(content, str | bytes) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        for part in parts:
+            stream.write(part.encode() if isinstance(part, str) else part)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(part, path)
+    os.replace(temporary, path)
     sync(path.parent)
 
 

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import correlation
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
+from src.columns import numbers
 from src.contracts import UNLABELLED, DataError
 from src.names import known, refuse_joined, shorten
 
@@ -49,13 +51,14 @@ class Labels(ABC):
         """What `encoder` reads back."""
 
     @abstractmethod
-    def strata(self, targets: Sequence[Any]) -> list[tuple]:
-        """What each image counts as where images are divided: all splits get their part of each."""
+    def strata(self, targets: Sequence[Any]) -> np.ndarray | list[tuple]:
+        """What each image counts as where images are divided, a number (N,) or several: all splits get their part of
+        each."""
 
     def counts(self, targets: Sequence[Any], classes: tuple[str, ...]) -> tuple[int, ...]:
         """How many images each class has; () where there are no classes."""
-        count = Counter(targets)
-        return tuple(count[i] for i in range(len(classes)))
+        known = numbers(targets)
+        return tuple(np.bincount(known[known >= 0].astype(np.int64), minlength=len(classes))[: len(classes)].tolist())
 
     def card(self, targets: Sequence[Any], classes: tuple[str, ...]) -> list[str]:
         """What else is to be said of the training images, a sentence a line."""
@@ -65,8 +68,8 @@ class Labels(ABC):
         """Whether neighbours, in the order of their names, are so alike that they are one scene."""
         return False
 
-    def holds_out_classes(self, found: Sequence[Cells], test: Collection[Cells]) -> bool:
-        """Whether what is cut out of `found` is whole classes; test: those of a test split that is there already."""
+    def holds_out_classes(self, found: Sequence[Any], test: Sequence[Any]) -> bool:
+        """Whether what is cut out of these targets is whole classes; test: of a test split that is there already."""
         return False
 
     def blank(self, classes: tuple[str, ...]) -> Any:
@@ -93,8 +96,8 @@ class OneClass(Labels):
     def text(self, target: int, classes: tuple[str, ...]) -> Cells:
         return ("" if target == UNLABELLED else classes[target],)
 
-    def strata(self, targets: Sequence[int]) -> list[tuple]:
-        return [(target,) for target in targets]
+    def strata(self, targets: Sequence[int]) -> np.ndarray:
+        return numbers(targets)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class ManyClasses(Labels):
         return [tuple(i for i, there in enumerate(target) if there) or (-1,) for target in targets]
 
     def counts(self, targets: Sequence[tuple[float, ...]], classes: tuple[str, ...]) -> tuple[int, ...]:
-        return tuple(int(sum(column)) for column in zip(*targets, strict=True))
+        return tuple(map(int, numbers(targets).sum(0))) if len(targets) else ()
 
     def blank(self, classes: tuple[str, ...]) -> tuple[float, ...]:
         return (float(UNLABELLED),) * len(classes)
@@ -178,8 +181,11 @@ class Numbers(Labels):
         return "" if all(map(_is_number, cells)) else "not a number, as 1.5 is"
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
-        train = [cells for cells in found.get("train", ()) if all(cells)]
-        values = {name: {float(cells[i]) for cells in train} for i, name in enumerate(self.columns)}
+        values: dict[str, set[float]] = {name: set() for name in self.columns}
+        for cells in found.get("train", ()):
+            for several, cell in zip(values.values(), cells if all(cells) else (), strict=False):
+                if len(several) < 2:
+                    several.add(float(cell))
         if flat := {name: several for name, several in values.items() if len(several) < 2}:
             told = ", ".join(f"{n!r} is {f'always {v.pop():g}' if v else 'never there'}" for n, v in flat.items())
             raise DataError(
@@ -194,13 +200,11 @@ class Numbers(Labels):
     def text(self, target: tuple[float, ...], classes: tuple[str, ...]) -> Cells:
         return tuple("" if math.isnan(value) else repr(value) for value in target)
 
-    def strata(self, targets: Sequence[tuple[float, ...]]) -> list[tuple]:
+    def strata(self, targets: Sequence[tuple[float, ...]]) -> np.ndarray:
         """By the place of the first number among all: ten bins, or fewer, so that each has some for every split."""
         bins = max(1, min(BINS, len(targets) // FEWEST))
-        order = sorted(range(len(targets)), key=lambda i: targets[i][0])
-        found: list[tuple] = [()] * len(targets)
-        for place, i in enumerate(order):
-            found[i] = (bins * place // len(targets),)
+        found = np.empty(len(targets), np.int64)
+        found[numbers(targets)[:, 0].argsort(kind="stable")] = bins * np.arange(len(targets)) // len(targets)
         return found
 
     def counts(self, targets: Sequence[tuple[float, ...]], classes: tuple[str, ...]) -> tuple[int, ...]:
@@ -208,10 +212,12 @@ class Numbers(Labels):
 
     def serial(self, targets: Sequence[tuple[float, ...]]) -> bool:
         """By the correlation of each first number with that of the next image."""
-        values = [target[0] for target in targets]
-        if len(values) < SERIES or len(set(values[:-1])) < 2 or len(set(values[1:])) < 2:
+        if len(targets) < SERIES:
             return False
-        return correlation(values[:-1], values[1:]) > ALIKE
+        values = numbers(targets)[:, 0].astype(np.float64)
+        if not np.ptp(values[:-1]) or not np.ptp(values[1:]):
+            return False
+        return bool(np.corrcoef(values[:-1], values[1:])[0, 1] > ALIKE)
 
     def blank(self, classes: tuple[str, ...]) -> tuple[float, ...]:
         return (math.nan,) * len(classes)
@@ -245,8 +251,8 @@ class Masks(Labels):
     def text(self, target: str, classes: tuple[str, ...]) -> Cells:
         return (target,)
 
-    def strata(self, targets: Sequence[str]) -> list[tuple]:
-        return [(0,)] * len(targets)
+    def strata(self, targets: Sequence[str]) -> np.ndarray:
+        return np.zeros(len(targets), np.int8)
 
     def counts(self, targets: Sequence[str], classes: tuple[str, ...]) -> tuple[int, ...]:
         return ()

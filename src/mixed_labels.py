@@ -249,5 +249,5 @@ def _marks(column: Sequence[float]) -> list[Any]:
     if _flags(known):
         marks = iter([1 if value else None for value in known])
     else:
-        marks = iter([tenth for (tenth,) in Numbers().strata([(value,) for value in known])])
+        marks = iter(Numbers().strata([(value,) for value in known]).tolist())
     return ["unknown" if math.isnan(value) else next(marks) for value in column]

@@ -331,3 +331,13 @@ def test_files_that_no_run_opened_for_a_month_are_removed(source, tmp_path):
     opened(source, tmp_path, "crop")
     left = set((tmp_path / "images").iterdir())
     assert used in left and old not in left and len(left) == 2
+
+
+def test_that_many_images_are_too_large_is_told_by_some_of_them(source, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(cache, "size_of", lambda path: looked.append(path) or (30, 40))
+    monkeypatch.setattr(cache, "MANY", 5)
+    monkeypatch.setattr(cache, "SAMPLE", 3)
+    loaders = Loaders(source, SPEC, 0, Augment, resize="pad", cache=tmp_path / "kept", cache_gb=1e-6)
+    assert "about 0.00 GB, are more than data.cache_gb=1e-06" in loaders.notes[0] and len(looked) == 3
+    assert not (tmp_path / "kept").exists()

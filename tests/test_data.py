@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -19,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.contracts import ConfigError, DataError, Source
+from src.columns import column, joined, take, texts
+from src.contracts import ConfigError, DataError, Source, Split
 from src.data import audit
 from src.data.folder import folder
 from src.data.images import probe, read
@@ -446,7 +448,7 @@ def test_a_test_split_has_labels_for_all_its_images_or_for_none(tmp_path):
     header = ("path", "target", "split")
     source = table(tmp_path, write_table(tmp_path, [*rows, ["e.png", "", "test"], ["f.png", "nan", "test"]], header))
     assert not source.splits["test"].labelled and source.splits["val"].labelled
-    assert split_table(source).splitlines()[-1].startswith("f.png,test,,")
+    assert "".join(split_table(source)).splitlines()[-1].startswith("f.png,test,,")
     said = refusal(tmp_path, write_table(tmp_path, [*rows, ["e.png", "", "test"], ["f.png", "x", "test"]], header))
     assert "row 6" in said and "others of test have one" in said and "row 7" not in said
     assert "no target: row 5" in refusal(tmp_path, write_table(tmp_path, [*rows[:3], ["d.png", "", "val"]], header))
@@ -718,3 +720,52 @@ def test_dropping_copies_never_empties_a_class(copied):
     every = [(("train", i), ("test", 0)) for i, target in enumerate(copied.splits["train"].targets) if target == 0]
     with pytest.raises(DataError, match="no image of 'a'"):
         audit.without_leaks(copied, every, "drop")
+
+
+# columns
+
+
+def test_a_row_costs_its_path_and_a_few_bytes_and_is_what_it_was():
+    import tracemalloc
+
+    n = 100_000
+    tracemalloc.start()
+    try:
+        split = Split((f"{i // 1000:03d}/{i:07d}.jpg" for i in range(n)), ((i * 7) % 1000 for i in range(n)))
+        held, _ = tracemalloc.get_traced_memory()
+        rest = split.only(np.arange(0, n, 2))
+        assert rest.paths[-1] == split.paths[-2] and list(rest.targets) == list(split.targets)[::2]
+        both, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 30 * n and both < 45 * n  # of which 15 are the path
+    assert len(pickle.dumps(split)) < 25 * n
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("b", "", "ü", "x" * 300, "\udc80"),  # the last: a name that is not UTF-8
+        (3, -1, 300, 2**40),
+        ((0.1, math.nan), (1.0, 2.0)),
+        ((0.0, 1.0), (-1.0, 1.0)),
+        (("a", "b"), ("c",)),  # what is neither text nor numbers stays as it is
+    ],
+)
+def test_a_column_is_like_the_tuple_of_its_rows(rows):
+    found = column(rows)
+    assert len(found) == len(rows) and found == column(list(rows)) and repr(tuple(found)) == repr(rows)
+    assert repr(tuple(found[::-1])) == repr(rows[::-1]) and repr(found[-1]) == repr(rows[-1])
+    assert repr(tuple(take(found, [1, 1, 0]))) == repr((rows[1], rows[1], rows[0]))
+    assert repr(tuple(joined(found, found))) == repr(rows + rows) and found != column(rows[:-1])
+    assert [type(row) for row in found] == [type(row) for row in rows]
+    with pytest.raises(IndexError):
+        found[len(rows)]
+
+
+def test_texts_are_put_in_order_where_one_is_long_too():
+    for longest in (9, 3000):
+        rows = [f"{(i * 7919) % 500}" for i in range(1000)] + ["z" * longest]
+        found = texts(rows)
+        assert list(found.take(found.order())) == sorted(rows)
+        assert len(found.take(found.order()).repeats()) == 500

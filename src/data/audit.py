@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import os
-import random
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from src.contracts import DataError, File, Source
 from src.data.images import size_of
+from src.data.scan import places
 from src.folder import sha256
 
 Place = tuple[str, int]  # split, index there
@@ -40,12 +42,11 @@ class Audit:
 def audit(source: Source, limit: int = 100_000) -> Audit:
     """Headers and file sizes are read, and the bytes of files that are equally large; above `limit` images, of a random
     `limit` of them."""
-    places = [(name, i) for name, split in source.splits.items() for i in range(len(split))]
-    places = places if len(places) <= limit else sorted(random.Random(0).sample(places, limit))
-    paths = [source.root / source.splits[name].paths[i] for name, i in places]
+    looked = places(source, limit)
+    paths = [source.root / source.splits[name].paths[i] for name, i in looked]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
         sizes = [size for size in pool.map(size_of, paths) if size]
-        equal = _equal(list(zip(places, paths, strict=True)), pool)
+        equal = _equal(list(zip(looked, paths, strict=True)), pool)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
         counts=tuple(n for n in _counts(source) if n or not source.labels.open),
@@ -113,7 +114,8 @@ def dropped(source: Source, gone: set[Place], what: str) -> Source:
     """Without these images of train or val; raises DataError where that would empty val or a class of train."""
     splits = {}
     for name, split in source.splits.items():
-        splits[name] = split.only([i for i in range(len(split)) if (name, i) not in gone])
+        lost = [i for where, i in gone if where == name]
+        splits[name] = split.only(np.setdiff1d(np.arange(len(split)), lost))
     for name in ("train", "val"):
         before, after = (source.labels.counts(s[name].targets, source.classes) for s in (source.splits, splits))
         lost = [label for label, n, m in zip(source.classes, before, after, strict=False) if n and not m]

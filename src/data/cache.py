@@ -12,15 +12,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import random
 import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +32,14 @@ import torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from src.columns import Texts, take
 from src.contracts import InputSpec, Root, Split
 from src.data.images import read, size_of
 from src.data.scan import key
 from src.data.transforms import evaluation
 
 OVERSIZE = 1.25  # a training copy's short side over the input's: random crops keep some detail to choose from
+MANY, SAMPLE = 10_000, 1000  # images, above which that many tell how large the copies would be
 UNUSED = 30 * 24 * 3600  # seconds after which a file that no run opened is removed
 ROW = np.dtype([("start", "<u8"), ("room", "<u8"), ("height", "<u4"), ("width", "<u4"), ("check", "<u4")])
 
@@ -119,11 +123,17 @@ def copies(
         return streaming, ""
     if limit == 0:
         return streaming, "streaming: images are decoded in every epoch (data.cache_gb=0)"
+    side = f"{spec.size[1]}x{spec.size[0]}" if resize else f"up to {round(OVERSIZE * max(spec.size))}"
+    what = f"{len(split):,} {'training' if name == 'train' else name} images at {side} px"
+    if len(split) > MANY:  # to look at the headers of all would take longer than the start of a run may
+        chosen = sorted(random.Random(0).sample(range(len(split)), SAMPLE))
+        size = sum(_rooms(root, take(split.paths, chosen), spec, resize, channels)) / SAMPLE * len(split)
+        if size > limit * 1e9:
+            return streaming, f"streaming: {what}, about {size / 1e9:.2f} GB, are more than data.cache_gb={limit:g}"
     file = folder / "images" / _name(root, split, spec, resize)
     table, fault = _table(file, len(split), partial(_rooms, root, split.paths, spec, resize, channels))
     size = int(table["start"][-1] + table["room"][-1])
-    side = f"{spec.size[1]}x{spec.size[0]}" if resize else f"up to {round(OVERSIZE * max(spec.size))}"
-    what = f"{len(split):,} {'training' if name == 'train' else name} images at {side} px, {size / 1e9:.2f} GB"
+    what = f"{what}, {size / 1e9:.2f} GB"
     if size > limit * 1e9:
         return streaming, f"streaming: {what}, are more than data.cache_gb={limit:g}"
     made = Copies(reading, len(split), channels, change)
@@ -172,11 +182,11 @@ def _name(root: Root, split: Split, spec: InputSpec, resize: str | None) -> str:
     """By everything that the pixels depend on."""
     kind = (spec.size, spec.interpolation, resize and (spec.crop, spec.mean), resize or OVERSIZE)
     versions = PIL.__version__, torch.__version__, torchvision.__version__
-    files = split.paths + (split.targets if split.targets and isinstance(split.targets[0], str) else ())  # and masks
+    files = chain(split.paths, split.targets if isinstance(split.targets, Texts) else ())  # and masks
     return hashlib.sha256(f"{key(root, files, spec.channels)} {kind} {versions}".encode()).hexdigest()
 
 
-def _rooms(root: Root, paths: tuple[str, ...], spec: InputSpec, resize: str | None, channels: int) -> list[int]:
+def _rooms(root: Root, paths: Sequence[str], spec: InputSpec, resize: str | None, channels: int) -> list[int]:
     """Bytes of each copy; 0 where a file's header cannot be read."""
     if resize:
         return [spec.size[0] * spec.size[1] * channels] * len(paths)

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from src.contracts import DataError, Root, Source
-from src.data.split import NAMES, UNDIVIDED, Division, Item, assemble
+from src.data.rows import Gathered, Item
+from src.data.split import NAMES, UNDIVIDED, Division, assemble
 from src.labels import Labels
 
 
 @dataclass
 class Found:
     labels: Labels
-    splits: dict[str, list[Item]] = field(default_factory=lambda: defaultdict(list))
+    splits: dict[str, Gathered] = field(default_factory=lambda: defaultdict(Gathered))
     faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # kind -> where
 
     def add(self, split: str, item: Item) -> None:
@@ -24,19 +25,20 @@ class Found:
         if why := "" if unlabelled else self.labels.fault(item.cells):
             self.faults[why].append(item.path)
         else:
-            self.splits[split].append(item)
+            self.splits[split].add(item)
 
     def source(self, root: Root, how: Division, remedy: str, notes: Sequence[str] = ()) -> Source:
         """Raises DataError with all faults and the remedy; else as `assemble`."""
-        test = self.splits.get("test", [])
-        if any(any(item.cells) for item in test):
-            half = [item.path for item in test if self.labels.fault(item.cells)]
+        splits = {name: found.rows() for name, found in self.splits.items()}
+        if "test" in splits and splits["test"].labelled:
+            pairs = zip(splits["test"].paths, splits["test"].cells, strict=True)
+            half = [path for path, cells in pairs if self.labels.fault(cells)]
             self.faults |= {"no target, but others of test have one": half} if half else {}
         if self.faults:
             count = sum(len(places) for places in self.faults.values())
             kinds = "\n".join(f"  {kind}: {some(places)}" for kind, places in self.faults.items())
             raise DataError(f"{root}: {count} thing(s) cannot be used.\n{kinds}\n{remedy}")
-        return assemble(root, self.splits, self.labels, how, notes=notes)
+        return assemble(root, splits, self.labels, how, notes=notes)
 
 
 def some(places: list[str], most: int = 10) -> str:

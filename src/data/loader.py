@@ -16,6 +16,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from src import rng
+from src.columns import tensor
 from src.contracts import ConfigError, InputSpec, Source, Split
 from src.data.cache import Copies, copies
 from src.data.images import read
@@ -81,7 +82,7 @@ class Shuffled:
     ):
         """arrange: (key…) -> n indices, instead of a plain random permutation; some may come again, and others not."""
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.arrange = arrange or functools.partial(rng.permutation, n)
+        self.arrange, self.repeats = arrange or functools.partial(rng.permutation, n), arrange is not None
         least = min(batch_size, 2)  # BatchNorm needs two images, unless one was asked for
         at_most = max(n // (least * world), 1)
         self.batches = min(math.ceil(n / (batch_size * world)), at_most) * world
@@ -98,9 +99,11 @@ class Shuffled:
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
         order = self.arrange(self.seed, "order", epoch)
-        parts = [part.tensor_split(self.batches)[self.rank :: self.world] for part in (order, times(order))]
-        for batch, again in list(zip(*parts, strict=True))[self.start :]:
-            keys = zip(batch.tolist(), again.tolist(), strict=True)
+        again = times(order) if self.repeats else torch.zeros(1, dtype=torch.int64).expand(len(order))
+        each, more = divmod(len(order), self.batches)  # the first `more` batches have one image more
+        for k in range(self.rank + self.start * self.world, self.batches, self.world):
+            batch = slice(k * each + min(k, more), (k + 1) * each + min(k + 1, more))
+            keys = zip(order[batch].tolist(), again[batch].tolist(), strict=True)
             yield [(f"{epoch}.{n}" if n else epoch, i, True) for i, n in keys]
 
 
@@ -223,7 +226,7 @@ class Loaders(LightningDataModule):
             if self.sampler != "shuffled":
                 arrange = functools.partial(sampled, cells(items.targets, items.groups, self.sampler), self.sampler)
             if self.per_class > 1:
-                arrange = functools.partial(side_by_side, torch.tensor(items.targets), self.per_class)
+                arrange = functools.partial(side_by_side, tensor(items.targets), self.per_class)
             batches = (Repeated if overfit else Shuffled)(*common, *begun, arrange)
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def check(source: Source, limit: int) -> Source:
         (name, *pair)
         for name, split in source.splits.items()
         if split.labelled
-        for pair in list(zip(split.paths, split.targets, strict=True))[:limit]
+        for pair in islice(zip(split.paths, split.targets, strict=True), limit)
     ]
 
     def look(place: tuple[str, str, str]) -> tuple[str, np.ndarray]:

@@ -3,50 +3,60 @@
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Collection
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from src.data.images import EXTENSIONS
 
+OUTSIDE = "absolute or with '..'; paths are relative to data.root"
+
+
+def outside(path: str) -> str:
+    """What is wrong with a path by its text alone, or ""."""
+    if path.startswith(("/", "\\", "~")) or path[1:2] == ":":
+        return OUTSIDE
+    return OUTSIDE if ".." in path and ".." in path.replace("\\", "/").split("/") else ""
+
 
 class Places:
-    """(path) -> what is wrong with where it leads, or ""; lists each folder once instead of asking for each file."""
+    """(normal path that is not `outside`) -> what is wrong with where it leads, or ""; lists a folder instead of asking
+    for each of its files. Only the last few are kept in mind: ask in the order of the paths."""
 
     def __init__(self, root: Path):
         self.root = root
         self.real = os.path.realpath(root)
-        self.folders: dict[str, dict[str, bool] | None] = {}  # None: outside the root
-        self.endings: dict[str, dict[str, str]] = {}  # folder -> name without its extension -> that
+        self.listed = lru_cache(8)(self._list)
+        self.endings = lru_cache(8)(self._endings)
 
     def __call__(self, path: str) -> str:
-        if path.startswith(("/", "\\", "~")) or path[1:2] == ":" or ".." in path.replace("\\", "/").split("/"):
-            return "absolute or with '..'; paths are relative to data.root"
-        where, name = posixpath.split(posixpath.normpath(path))
-        if where not in self.folders:
-            self.folders[where] = self._list(where)
-        names = self.folders[where]
-        if names is None or (names.get(name) and not self._inside(os.path.join(where, name))):
+        where, _, name = path.rpartition("/")
+        found = self.listed(where)
+        if found is None or (name in found[1] and not self._inside(path)):
             return "a link that leads out of data.root; copy the file into it"
-        return "" if name in names else f"no such file in data.root{self._almost(where, name, names)}"
+        if name in found[0]:
+            return ""
+        end = self.endings(where).get(name)
+        almost = f", but with {end} there is (set data.suffix={end})" if end else ""
+        return f"no such file in data.root{almost}"
 
-    def _almost(self, where: str, name: str, names: Collection[str]) -> str:
-        """What its extension is, where that is all that is missing."""
-        if where not in self.endings:
-            parts = (os.path.splitext(other) for other in names)
-            self.endings[where] = {stem: end for stem, end in parts if end.lower() in EXTENSIONS}
-        end = self.endings[where].get(name)
-        return f", but with {end} there is (set data.suffix={end})" if end else ""
+    def _endings(self, where: str) -> dict[str, str]:
+        """Name without its extension -> that: where it may be all that is missing."""
+        names, _ = self.listed(where) or ((), ())
+        return {stem: end for stem, end in map(os.path.splitext, names) if end.lower() in EXTENSIONS}
 
     def _inside(self, path: str) -> bool:
         return os.path.realpath(os.path.join(self.root, path)).startswith(os.path.join(self.real, ""))
 
-    def _list(self, where: str) -> dict[str, bool] | None:
-        """-> name -> is it a link, of all files."""
+    def _list(self, where: str) -> tuple[set[str], set[str]] | None:
+        """-> the names of all files, and of those that are links; None: outside the root."""
         if where and not self._inside(where):
             return None
-        try:
-            with os.scandir(os.path.join(self.root, where)) as entries:
-                return {entry.name: entry.is_symlink() for entry in entries if entry.is_symlink() or entry.is_file()}
-        except OSError:
-            return {}
+        names, links = set(), set()
+        with suppress(OSError), os.scandir(os.path.join(self.root, where)) as entries:
+            for entry in entries:
+                if link := entry.is_symlink():
+                    links.add(entry.name)
+                if link or entry.is_file():
+                    names.add(entry.name)
+        return names, links

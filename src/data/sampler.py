@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from src import rng
+from src.columns import numbers
 from src.contracts import ConfigError
 
 POWER = {"balanced": 0.0, "sqrt": 0.5, "group": 0.0}  # of a cell's images, to which its share of an epoch is
@@ -17,13 +18,13 @@ POWER = {"balanced": 0.0, "sqrt": 0.5, "group": 0.0}  # of a cell's images, to w
 def cells(targets: Sequence[int], groups: Sequence[int], sampler: str) -> np.ndarray:
     """(N,) which cell each image is in, by its number among them; those of a class follow each other."""
     if sampler != "group":
-        return np.unique(targets, return_inverse=True)[1]
+        return np.unique(numbers(targets), return_inverse=True)[1]
     if not groups:
         raise ConfigError(
             "data.sampler=group: no group of these images is known.\n"
             "Set data.group to the column that says it (data=csv), or data.sampler=balanced."
         )
-    return np.unique(np.stack([targets, groups], 1), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.unique(np.stack([numbers(targets), numbers(groups)], 1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def prior(targets: Sequence[int], groups: Sequence[int], sampler: str, classes: int) -> torch.Tensor:
@@ -31,7 +32,7 @@ def prior(targets: Sequence[int], groups: Sequence[int], sampler: str, classes: 
     mine = cells(targets, groups, sampler)
     share = np.bincount(mine) ** POWER[sampler]
     first = np.unique(mine, return_index=True)[1]
-    found = np.bincount(np.asarray(targets)[first], share, classes)
+    found = np.bincount(numbers(targets)[first], share, classes)
     return torch.from_numpy(found / found.sum()).float()
 
 

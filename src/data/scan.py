@@ -7,12 +7,17 @@ import json
 import os
 import random
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
+from src.columns import CHUNK
 from src.contracts import ConfigError, DataError, Root, Source
 from src.data.images import probe
 
@@ -26,11 +31,10 @@ def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int
     """
     if bad_images not in ("error", "skip"):
         raise ConfigError(f"data.bad_images={bad_images}: is neither error nor skip. Choose one of them.")
-    paths = sorted({path for split in source.splits.values() for path in split.paths})
-    notes = []
-    if len(paths) > limit:
-        notes = [f"Checked {limit:,} of {len(paths):,} images, chosen at random (data.scan_limit)."]
-        paths = sorted(random.Random(0).sample(paths, limit))
+    found, notes = places(source, limit), []
+    if len(found) < (images := sum(map(len, source.splits.values()))):
+        notes = [f"Checked {limit:,} of {images:,} images, chosen at random (data.scan_limit)."]
+    paths = sorted({source.splits[name].paths[i] for name, i in found})
     file = Path(cache) / f"scan-{key(source.root, paths, channels)}.json"
     bad = _recall(file)
     if bad is None or (bad and bad_images == "error"):  # an error is never remembered: the cause may have gone
@@ -46,14 +50,25 @@ def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int
     return replace(source, notes=(*source.notes, *notes))
 
 
-def fingerprint(source: Source) -> str:
-    """-> sha256 of the classes, and of each split's name, paths, targets and file sizes: the identity of a data set."""
-    digest = hashlib.sha256(repr(source.classes).encode())
+def places(source: Source, limit: int) -> list[tuple[str, int]]:
+    """(split, index there) of all images; above `limit`, of so many at random, in order."""
+    names = list(source.splits)
+    ends = list(accumulate(len(source.splits[name]) for name in names))
+    chosen = range(ends[-1]) if ends[-1] <= limit else sorted(random.Random(0).sample(range(ends[-1]), limit))
+    found = ((bisect_right(ends, i), i) for i in chosen)
+    return [(names[k], i - ends[k] + len(source.splits[names[k]])) for k, i in found]
+
+
+def fingerprint(source: Source, limit: int = 100_000) -> str:
+    """-> sha256 of the classes, of each split's name, paths and targets, and of file sizes (above `limit`, of so many
+    at random): the identity of a data set."""
+    digest = hashlib.sha256(repr((source.classes, sorted(source.splits))).encode())
     for name in sorted(source.splits):
-        split = source.splits[name]
-        for path, target in zip(split.paths, split.targets, strict=True):
-            size, _ = stat(source.root, path)
-            digest.update(repr((name, path, target, size)).encode())  # repr also escapes names that are not UTF-8
+        for rows in (source.splits[name].paths, source.splits[name].targets):
+            for i in range(0, len(rows), CHUNK):
+                digest.update(repr(tuple(rows[i : i + CHUNK])).encode())  # repr escapes names that are not UTF-8
+    sizes = [stat(source.root, source.splits[name].paths[i])[0] for name, i in places(source, limit)]
+    digest.update(repr(sizes).encode())
     return digest.hexdigest()
 
 
@@ -114,8 +129,8 @@ def _remember(file: Path, bad: dict[str, str]) -> None:
 def _without(source: Source, bad: dict[str, str]) -> Source:
     splits = {}
     for name, split in source.splits.items():
-        kept = [i for i, path in enumerate(split.paths) if path not in bad]
-        if not kept:
+        kept = np.flatnonzero([path not in bad for path in split.paths])
+        if not len(kept):
             raise DataError(
                 f"data.bad_images=skip: none of the {len(split)} images of {name} can be decoded:\n"
                 f"{_listed({path: bad[path] for path in split.paths}, 5)}\nReplace them."

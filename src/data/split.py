@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from itertools import repeat
 
 import numpy as np
 
-from src.contracts import ConfigError, DataError, Root, Source, Split
-from src.labels import Cells, Labels
+from src.columns import column, texts
+from src.contracts import DataError, Root, Source, Split
+from src.data.rows import Item, Rows, gathered
+from src.data.strata import assigned, blocks, stratified
+from src.labels import Labels
 from src.names import shorten
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 BLOCKS = 20  # of images that follow each other
+MEMO = 2**16  # cells whose target is remembered
 UNDIVIDED = "undivided"  # the key under which `assemble` takes items without a split of their own
-
-
-@dataclass(frozen=True, order=True, slots=True)
-class Item:
-    """An image as a source finds it."""
-
-    path: str
-    cells: Cells  # what its label's columns hold; all "": there is no label
-    group: Hashable = None  # images of one group stay together
 
 
 @dataclass(frozen=True)
@@ -39,80 +33,9 @@ class Division:
     folds: int = 5
 
 
-def stratified(targets: Sequence, fractions: Mapping[str, float], seed: int) -> list[str]:
-    """-> for each item "train" or a name of `fractions`; a function of the order of `targets` and the seed alone.
-
-    Of a class with n images, each name gets round(n * fraction), but at least 1; train always keeps 1. A class too
-    small for that serves train first, then the names in their order.
-    """
-    _refuse(fractions)
-    fractions = {name: part for name, part in fractions.items() if part > 0}
-    waiting = {}
-    for target, n in Counter(targets).items():
-        waiting[target] = [name for name, count in _counts(n, fractions).items() for _ in range(count)]
-    answer = ["train"] * len(targets)
-    for i in np.random.default_rng(seed).permutation(len(targets)).tolist():
-        if waiting[targets[i]]:
-            answer[i] = waiting[targets[i]].pop()
-    return answer
-
-
-def assigned(
-    strata: Sequence[Collection], fractions: Mapping[str, float], seed: int, groups: Sequence[Hashable] | None = None
-) -> list[str]:
-    """`stratified` where images count for several strata each, or come in groups that must stay together.
-
-    Iterative stratification (Sechidis et al. 2011): the rarest stratum first, its largest groups first, each to the
-    part that lacks most of it; train is one of the parts.
-    """
-    _refuse(fractions)
-    parts = {"train": 1 - sum(fractions.values()), **{name: part for name, part in fractions.items() if part > 0}}
-    members = defaultdict(list)
-    for i, group in enumerate(groups if groups is not None else range(len(strata))):
-        members[group].append(i)
-    held = {group: Counter(s for i in images for s in strata[i]) for group, images in members.items()}
-    having, total = defaultdict(list), Counter[Any]()
-    for group, count in held.items():
-        total += count
-        for stratum in count:
-            having[stratum].append(group)
-    wanted = {name: Counter({s: n * part for s, n in total.items()}) for name, part in parts.items()}
-    room = {name: part * len(strata) for name, part in parts.items()}
-    order = list(members)
-    place = {order[i]: rank for rank, i in enumerate(np.random.default_rng(seed).permutation(len(order)).tolist())}
-    found: dict[Hashable, str] = {}
-    for stratum in sorted(having, key=lambda s: (total[s], repr(s))):
-        for group in sorted(having[stratum], key=lambda g: (-held[g][stratum], place[g])):
-            if group in found:
-                continue
-            name = max(parts, key=lambda name: (wanted[name][stratum], room[name]))
-            found[group], room[name] = name, room[name] - len(members[group])
-            for s, n in held[group].items():
-                wanted[name][s] -= n
-    answer = [""] * len(strata)
-    for group, images in members.items():
-        for i in images:
-            answer[i] = found[group]
-    return answer
-
-
-def _refuse(fractions: Mapping[str, float]) -> None:
-    if min(fractions.values(), default=0) < 0 or sum(fractions.values()) >= 1:
-        asked = ", ".join(f"{name}_size={part:g}" for name, part in fractions.items())
-        raise ConfigError(f"{asked}: leaves nothing for train. Each must be 0 or more, and their sum less than 1.")
-
-
-def _counts(n: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    counts, room = {}, n - 1
-    for later, (name, part) in zip(range(len(fractions) - 1, -1, -1), fractions.items(), strict=True):
-        counts[name] = max(min(1, room), min(round(n * part), room - later))
-        room -= counts[name]
-    return counts
-
-
 def assemble(
     root: Root,
-    found: Mapping[str, Iterable[Item]],
+    found: Mapping[str, Iterable[Item] | Rows],
     labels: Labels,
     how: Division,
     empty: Iterable[str] = (),
@@ -124,38 +47,28 @@ def assemble(
     split of which no image has a label is only predicted. Raises DataError where what train can teach cannot serve for
     all splits, or where a group lies in several.
     """
-    rows = {name: sorted(items, key=lambda item: item.path) for name, items in found.items()}
-    rows = {name: items for name, items in rows.items() if items}
+    rows = {name: gathered(items).in_order() for name, items in found.items()}
+    rows = {name: items for name, items in rows.items() if len(items)}
     _refuse_spanning(root, rows)
     if not {UNDIVIDED, "train"} & set(rows):
         raise DataError(
             f"{root}: no images to train on ({_sizes(rows) or 'no images at all'}). Put images into the train split."
         )
-    unlabelled = "test" in rows and not any(any(item.cells) for item in rows["test"]) and "train" in rows
-    known = {name: [i.cells for i in items] for name, items in rows.items() if name != "test" or not unlabelled}
+    unlabelled = "test" in rows and not rows["test"].labelled and "train" in rows
+    known = {name: items.cells for name, items in rows.items() if name != "test" or not unlabelled}
     if UNDIVIDED in known:
         known = {"train": known[UNDIVIDED]}
     classes = labels.classes(str(root), known)
-    encode, blank = labels.encoder(classes), labels.blank(classes)
-    rows, told = _together(rows, labels, encode)
-    divided, more = _divide(rows, labels, encode, how)
-    numbers: dict[Hashable, int] = {}
-    splits = {}
-    for name in (name for name in ("train", "val", "test") if name in divided):
-        items, labelled = divided[name], name != "test" or not unlabelled
-        targets = tuple(encode(item.cells) if labelled else blank for item in items)
-        grouped = tuple(numbers.setdefault(item.group, len(numbers)) for item in items if item.group is not None)
-        splits[name] = Split(tuple(item.path for item in items), targets, grouped, labelled)
+    splits, told = _together(_encoded(rows, labels, classes, unlabelled), labels)
+    divided, more = _divide(splits, labels, how)
+    splits = _numbered({name: divided[name] for name in ("train", "val", "test") if name in divided})
     missing = _about_missing(classes, splits, labels)
     return Source(root, classes, splits, (*notes, *_about_empty(empty), *told, *more, *missing), labels)
 
 
-def _refuse_spanning(root: Root, rows: Mapping[str, list[Item]]) -> None:
-    where = defaultdict(set)
-    for name, items in rows.items():
-        for item in items:
-            if item.group is not None:
-                where[item.group].add(name)
+def _refuse_spanning(root: Root, rows: Mapping[str, Rows]) -> None:
+    groups = {name: set(items.groups) for name, items in rows.items()}
+    where = {g: [name for name in groups if g in groups[name]] for g in set().union(*groups.values())}
     if torn := sorted(f"{group} ({', '.join(sorted(names))})" for group, names in where.items() if len(names) > 1):
         raise DataError(
             f"{root}: {len(torn)} group(s) of data.group lie in several splits: {shorten(torn, 10)}.\n"
@@ -163,103 +76,123 @@ def _refuse_spanning(root: Root, rows: Mapping[str, list[Item]]) -> None:
         )
 
 
-def _together(rows: dict[str, list[Item]], labels: Labels, encode: Any) -> tuple[dict[str, list[Item]], list[str]]:
+def _encoded(rows: Mapping[str, Rows], labels: Labels, classes: tuple[str, ...], unlabelled: bool) -> dict[str, Split]:
+    """With targets in place of cells, and numbers in place of groups."""
+    encode, splits, known = lru_cache(MEMO)(labels.encoder(classes)), {}, {}
+    for name, items in rows.items():
+        blank = unlabelled and name == "test"
+        targets = repeat(labels.blank(classes), len(items)) if blank else map(encode, items.cells)
+        groups = (known.setdefault(group, len(known)) for group in items.groups)
+        splits[name] = Split(items.paths, column(targets), column(groups), not blank)
+    return splits
+
+
+def _numbered(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Groups by numbers in the order in which they come."""
+    known: dict[int, int] = {}
+    told = {name: [known.setdefault(g, len(known)) for g in split.groups] for name, split in splits.items()}
+    return {name: replace(split, groups=told[name]) for name, split in splits.items()}
+
+
+def _together(splits: dict[str, Split], labels: Labels) -> tuple[dict[str, Split], list[str]]:
     """Images that follow each other, as frames of a film do, are put into blocks that stay together."""
-    whole = UNDIVIDED if UNDIVIDED in rows else "train"
-    items = rows[whole]
-    if items[0].group is not None or not labels.serial([encode(item.cells) for item in items]):
-        return rows, []
-    numbered = zip(items, blocks([item.path for item in items], BLOCKS), strict=True)
+    whole = UNDIVIDED if UNDIVIDED in splits else "train"
+    items = splits[whole]
+    if items.groups or not labels.serial(items.targets):
+        return splits, []
+    numbered = replace(items, groups=[-1 - block for block in blocks(range(len(items)), BLOCKS)])  # no other group is
     note = (
         f"Neighbours in the order of their names have like targets: {len(items):,} images are taken as {BLOCKS} blocks "
         "that stay together (data.group or data.time would say it better)."
     )
-    return {**rows, whole: [replace(item, group=(whole, block)) for item, block in numbered]}, [note]
+    return {**splits, whole: numbered}, [note]
 
 
-def _divide(
-    rows: dict[str, list[Item]], labels: Labels, encode: Any, how: Division
-) -> tuple[dict[str, list[Item]], list[str]]:
-    """Cuts the missing splits out of what there is; -> rows without UNDIVIDED, and notes."""
+def _divide(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
+    """Cuts the missing splits out of what there is; -> splits without UNDIVIDED, and notes."""
     notes, seed = [], how.split_seed
-    cut = how.fold is None and "val" not in rows
-    used = {"val_size": cut, "test_size": cut and UNDIVIDED in rows, "split_seed": cut or how.fold is not None}
+    cut = how.fold is None and "val" not in splits
+    used = {"val_size": cut, "test_size": cut and UNDIVIDED in splits, "split_seed": cut or how.fold is not None}
     idle = [k for k, on in used.items() if not on and getattr(how, k) != getattr(Division, k)]
     if idle:
         said = " ".join(f"data.{k}={getattr(how, k)}" for k in idle)
         notes.append(f"{said}: divides nothing, since the splits are given or the fold decides.")
     if how.fold is not None:
-        rows, said = _folded(rows, labels, encode, how)
+        splits, said = _folded(splits, labels, how)
         notes.append(said)
-    elif "val" not in rows:
-        whole = UNDIVIDED if UNDIVIDED in rows else "train"
+    elif "val" not in splits:
+        whole = UNDIVIDED if UNDIVIDED in splits else "train"
         fractions = {"val": how.val_size, "test": how.test_size} if whole == UNDIVIDED else {"val": how.val_size}
-        items = rows.pop(whole)
-        apart = _apart(items, labels, rows)
-        for name, item in zip(_cut(items, labels, encode, fractions, seed, apart=apart), items, strict=True):
-            rows.setdefault(name, []).append(item)
-        if "val" not in rows:
+        items = splits.pop(whole)
+        apart = _apart(items, labels, splits)
+        splits |= _parts(items, _cut(items, labels, fractions, seed, apart=apart))
+        if "val" not in splits:
             raise DataError(
                 f"val_size={how.val_size:g}: there is no val split, and none could be cut out of {len(items)} images. "
                 "Set data.val_size to a part of train (0.15), add images, or bring a val split."
             )
         given = "No splits were given" if whole == UNDIVIDED else "There is no val split"
-        together = ", groups kept together," if items[0].group is not None else " per class"
+        together = ", groups kept together," if items.groups else " per class"
         together = " by whole classes (task.labels.apart)" if apart else together
-        notes.append(f"{given}: divided{together} with split_seed={seed} into {_sizes(rows)} images.")
-    if "test" not in rows:
+        notes.append(f"{given}: divided{together} with split_seed={seed} into {_sizes(splits)} images.")
+    if "test" not in splits:
         notes.append("There is no test split: the results are those of val, which also chose the model.")
-    return rows, notes
+    return splits, notes
 
 
-def _folded(
-    rows: dict[str, list[Item]], labels: Labels, encode: Any, how: Division
-) -> tuple[dict[str, list[Item]], str]:
+def _parts(items: Split, names: Sequence[str]) -> dict[str, Split]:
+    """names: of the part of each image."""
+    places = {
+        name: np.flatnonzero(np.fromiter((n == name for n in names), bool, len(names))) for name in dict.fromkeys(names)
+    }
+    return {name: items.only(kept) for name, kept in places.items()}
+
+
+def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], str]:
     """Of all images but those of test, fold `how.fold` is val."""
     assert how.fold is not None
-    test = rows.pop("test", [])
-    items = sorted((item for split in rows.values() for item in split), key=lambda item: item.path)
+    test = {name: splits.pop(name) for name in ("test",) if name in splits}
+    first, *others = splits.values()
+    for other in others:
+        first = first.joined(other)
+    items = first.only(texts(first.paths).order())
     names = [f"{i}" for i in range(how.folds)]
     fractions = dict.fromkeys(names[1:], 1 / how.folds)
-    apart = _apart(items, labels, {"test": test})
-    answers = _cut(items, labels, encode, fractions, how.split_seed, exact=True, apart=apart)
-    divided: dict[str, list[Item]] = {"train": [], "val": []}
-    for name, item in zip(answers, items, strict=True):
-        divided["val" if name.replace("train", "0") == str(how.fold) else "train"].append(item)
-    if not divided["val"] or not divided["train"]:
+    answers = _cut(items, labels, fractions, how.split_seed, exact=True, apart=_apart(items, labels, test))
+    held = str(how.fold or "train")
+    divided = _parts(items, ["val" if name == held else "train" for name in answers])
+    if len(divided) < 2:
         raise DataError(
             f"data.fold={how.fold} data.folds={how.folds}: this fold of {len(items)} images is empty.\n"
             "Set fewer folds, or bring more groups."
         )
-    divided |= {"test": test} if test else {}
+    divided |= test
     return divided, f"Fold {how.fold} of {how.folds} is val (split_seed={how.split_seed}): {_sizes(divided)} images."
 
 
-def _apart(items: list[Item], labels: Labels, rows: Mapping[str, list[Item]]) -> bool:
+def _apart(items: Split, labels: Labels, splits: Mapping[str, Split]) -> bool:
     """Whether whole classes are held out; groups that the user gave come first."""
-    test = [item.cells for item in rows.get("test", ())]
-    return items[0].group is None and labels.holds_out_classes([item.cells for item in items], test)
+    test = splits["test"].targets if "test" in splits else ()
+    return not items.groups and labels.holds_out_classes(items.targets, test)
 
 
 def _cut(
-    items: list[Item],
+    items: Split,
     labels: Labels,
-    encode: Any,
     fractions: Mapping[str, float],
     seed: int,
     exact: bool = False,
     apart: bool = False,
 ) -> list[str]:
     if apart:
-        names = sorted({item.cells for item in items})
-        part = dict(zip(names, stratified([0] * len(names), fractions, seed), strict=True))
-        return [part[item.cells] for item in items]
-    strata = labels.strata([encode(item.cells) for item in items])
-    if items[0].group is not None:
-        return assigned(strata, fractions, seed, [item.group for item in items])
-    if exact or any(len(stratum) != 1 for stratum in strata):
-        return assigned(strata, fractions, seed)
-    return stratified([stratum[0] for stratum in strata], fractions, seed)
+        classes = sorted(set(items.targets))
+        part = dict(zip(classes, stratified([0] * len(classes), fractions, seed), strict=True))
+        return [part[target] for target in items.targets]
+    strata = labels.strata(items.targets)
+    if isinstance(strata, np.ndarray) and not items.groups and not exact:
+        return stratified(strata, fractions, seed)
+    strata = [(stratum,) for stratum in strata.tolist()] if isinstance(strata, np.ndarray) else strata
+    return assigned(strata, fractions, seed, items.groups or None)
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:
@@ -279,14 +212,5 @@ def _about_missing(classes: tuple[str, ...], splits: Mapping[str, Split], labels
     return notes
 
 
-def _sizes(rows: Mapping[str, Sequence]) -> str:
+def _sizes(rows: Mapping[str, Sized]) -> str:
     return ", ".join(f"{name} {len(rows[name])}" for name in ("train", "val", "test", UNDIVIDED) if rows.get(name))
-
-
-def blocks(values: Sequence[Any], count: int) -> list[int]:
-    """-> for each item the number of its block: `count` runs of consecutive values, each of about as many items."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    found = [0] * len(values)
-    for place, i in enumerate(order):
-        found[i] = math.floor(count * place / len(values))
-    return found

@@ -5,26 +5,27 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import posixpath
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from src.columns import CHUNK, texts
 from src.contracts import ConfigError, DataError, Source
 from src.data import parquet
+from src.data.collect import collect
 from src.data.folder import existing
 from src.data.found import some
-from src.data.places import Places
+from src.data.rows import Rows
 from src.data.scan import stat
-from src.data.split import BLOCKS, NAMES, UNDIVIDED, Division, Item, assemble, blocks
+from src.data.split import BLOCKS, UNDIVIDED, Division, assemble
+from src.data.strata import blocks
 from src.labels import Labels, OneClass
 from src.names import shorten
 
-_EMPTY = frozenset({"", "nan", "#n/a"})  # how pandas and spreadsheets write "nothing"
-_Faults = dict[str, list[str]]  # kind of fault -> where
+SIZED = 100_000  # images whose sizes are asked for split.csv
 
 
 def table(
@@ -69,7 +70,7 @@ def table(
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
     columns = _columns(file, header, wanted, labels)
     rest = "train" if test_table else UNDIVIDED
-    found, notes, faults = _collect(root, file, lines, len(header), columns, labels, rest, (folder, suffix))
+    found, notes, faults = collect(root, file, lines, len(header), columns, labels, rest, (folder, suffix))
     if time_column:
         found = _by_time(found)
         notes.append(f"Images of neighbouring {time_column} stay together, in {BLOCKS} blocks.")
@@ -98,24 +99,23 @@ def _file(root: Path, key: str, name: str | Path) -> Path:
 
 def _test(
     root: Path, file: Path, wanted: Mapping[str, Sequence[str]], labels: Labels, place: tuple[str | None, str | None]
-) -> tuple[dict[str, list[Item]], list[str], list[str]]:
+) -> tuple[dict[str, Rows], list[str], list[str]]:
     """The rows of a table of test, of which only the path must be there."""
     lines = rows(file, labels)
     _, header = next(lines, (1, []))
     there = {key: names for key, names in wanted.items() if key == "path" or all(name in header for name in names)}
     columns = _columns(file, header, there, labels)
-    return _collect(root, file, lines, len(header), columns, labels, "test", place)
+    return collect(root, file, lines, len(header), columns, labels, "test", place)
 
 
-def _by_time(found: Mapping[str, list[Item]]) -> dict[str, list[Item]]:
+def _by_time(found: Mapping[str, Rows]) -> dict[str, Rows]:
     """The group of an item is its time; numbers are ordered as such, anything else as text (ISO dates are)."""
     timed = {}
     for name, items in found.items():
-        times = [item.group for item in items]
+        times: Sequence = list(items.groups)
         with suppress(ValueError):
-            times = [float(str(time)) for time in times]
-        numbered = zip(items, blocks(times, BLOCKS), strict=True)
-        timed[name] = [replace(item, group=(name, block)) for item, block in numbered]
+            times = list(map(float, times))
+        timed[name] = replace(items, groups=texts(f"{name} {block}" for block in blocks(times, BLOCKS)))
     return timed
 
 
@@ -172,87 +172,6 @@ def _absent(header: list[str], name: str, word: str) -> str:
     return f"{how_many} column {name!r}. Set {word.format(guess)}."
 
 
-def _collect(
-    root: Path,
-    file: Path,
-    rows: Iterator[tuple[int, list[str]]],
-    width: int,
-    columns: Mapping[str, list[int]],
-    labels: Labels,
-    rest: str,
-    place: tuple[str | None, str | None],
-) -> tuple[dict[str, list[Item]], list[str], list[str]]:
-    """-> split -> items, notes, what is wrong. rest: the split where no column says it; place: folder and suffix."""
-    faults: _Faults = defaultdict(list)
-    first: dict[str, int] = {}  # path -> row
-    found: dict[str, dict[str, Item]] = defaultdict(dict)  # split -> path -> item
-    bundle = (columns.get("group") or columns.get("time") or [None])[0]
-    fault_of = Places(root)
-    repeated = []
-    for number, cells in rows:
-        if len(cells) != width:
-            faults[f"not {width} cells, as in the header"].append(f"row {number} ({len(cells)})")
-            continue
-        path, split = cells[columns["path"][0]], cells[columns["split"][0]] if "split" in columns else ""
-        path = _placed(path, *place)
-        target = tuple("" if cells[i].lower() in _EMPTY else cells[i] for i in columns.get("target", ()))
-        target = target or ("",) * len(labels.columns)
-        name = (NAMES.get(split.lower()) or "") if "split" in columns else rest
-        group = cells[bundle] if bundle is not None else None
-        unread = "" if name == "test" and not any(target) else labels.fault(target)
-        if labels.files and any(target) and not unread:
-            unread = _of_mask(fault_of(target[0]))
-            target = (posixpath.normpath(target[0]),)
-        if wrong := _fault(path, name, group) or unread or fault_of(path):
-            shown = repr(split) if wrong.startswith("split") else repr(path)
-            shown += f": {', '.join(map(repr, target))}" if wrong == unread and any(target) else ""
-            faults[wrong].append(f"row {number} ({shown})")
-            continue
-        path = posixpath.normpath(path)
-        row = first.setdefault(path, number)
-        label = (
-            next((items[path].cells for items in found.values() if path in items), target) if row < number else target
-        )
-        if label != target:
-            told = f"{'; '.join(label)}, {'; '.join(target)}"
-            faults["one image with two targets"].append(f"rows {row} and {number} ({path!r}: {told})")
-        elif path in found[name]:
-            repeated.append(f"row {number}")
-        else:
-            found[name][path] = Item(path, target, group)
-    tested = found.get("test", {}).values()
-    if any(any(item.cells) for item in tested):
-        for item in (item for item in tested if labels.fault(item.cells)):
-            faults["no target, but others of test have one"].append(f"row {first[item.path]}")
-    notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
-    items = {name: list(items.values()) for name, items in found.items()}
-    return items, notes if repeated else [], [_describe(file, faults)] if faults else []
-
-
-def _placed(cell: str, folder: str | None, suffix: str | None) -> str:
-    if cell.lower() in _EMPTY or cell.startswith(("/", "\\", "~")):  # which are faults, told as they stand
-        return cell
-    return posixpath.join(folder or "", cell + (suffix or ""))
-
-
-def _of_mask(fault: str) -> str:
-    return fault and f"of its mask: {fault}"
-
-
-def _fault(path: str, split: str, group: str | None) -> str:
-    if path.lower() in _EMPTY:
-        return "no path"
-    if group is not None and group.lower() in _EMPTY:
-        return "no group or time"
-    return "" if split else f"split is none of {', '.join(NAMES)}"
-
-
-def _describe(file: Path, faults: _Faults) -> str:
-    count = sum(len(places) for places in faults.values())
-    kinds = "\n".join(f"  {kind}: {some(places)}" for kind, places in faults.items())
-    return f"data.table={file}: {count} row(s) cannot be used (row 1 is the header).\n{kinds}\nCorrect or remove them."
-
-
 def _nearest(root: Path, file: Path) -> str:
     kinds = (".csv", ".tsv", ".txt", ".parquet")
     tables = sorted(entry.name for entry in root.glob("*") if entry.suffix.lower() in kinds)
@@ -260,15 +179,22 @@ def _nearest(root: Path, file: Path) -> str:
     return f"Did you mean {near[0]}?" if near else f"Tables in {root}: {shorten(tables) or 'none'}."
 
 
-def split_table(source: Source) -> str:
-    """Which image is in which split, as a table that `data=csv data.table=…` reads back; and how large its file is, by
-    which a later run knows it again."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "split", *source.labels.columns, "bytes"])
+def split_table(source: Source) -> Iterator[str]:
+    """Which image is in which split, as the parts of a table that `data=csv data.table=…` reads back; and, up to SIZED
+    images, how large its file is, by which a later run knows it again."""
+    sized = sum(map(len, source.splits.values())) <= SIZED
+    yield _written([("path", "split", *source.labels.columns, *(["bytes"] if sized else []))])
     for name, split in source.splits.items():
-        writer.writerows(
-            (path, name, *source.labels.text(target, source.classes), stat(source.root, path)[0])
-            for path, target in zip(split.paths, split.targets, strict=True)
+        pairs = zip(split.paths, split.targets, strict=True)
+        lines = (
+            (path, name, *source.labels.text(target, source.classes), *([stat(source.root, path)[0]] if sized else []))
+            for path, target in pairs
         )
+        while chunk := list(islice(lines, CHUNK)):
+            yield _written(chunk)
+
+
+def _written(lines: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()

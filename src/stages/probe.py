@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from src import folder, rng
+from src.columns import take, tensor
 from src.contracts import LEFT, SUSPECTS, Affine, ConfigError, Head, Noise, Run
 from src.facts import Probed
 from src.stages.embed import embed, grey, mirrored, upside_down
@@ -182,13 +183,13 @@ def some(run: Run, target: torch.Tensor, most: int) -> list[int]:
 
 def targets(run: Run, split: str, only: list[int] | None = None) -> torch.Tensor:
     found = run.source.splits[split].targets
-    return torch.tensor(found if only is None else [found[i] for i in only])
+    return tensor(found if only is None else take(found, only))
 
 
 def grouped(run: Run, only: list[int]) -> torch.Tensor | None:
     """Which of these training images are held out together."""
     groups = run.source.splits["train"].groups
-    return torch.tensor([groups[i] for i in only]) if groups else None
+    return tensor(take(groups, only)) if groups else None
 
 
 def held_out(run: Run, head: Head, target: torch.Tensor) -> float:

@@ -8,8 +8,10 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 
+from src.columns import Values
 from src.contracts import Part, Task
 from src.mixed_labels import checked, own, parts
 from src.tasks.beside import One, close, mix, solve, weigh
@@ -126,8 +128,8 @@ def multihead(
 def _one(
     part: Part, said: Mapping[str, Any], monitor: str, mode: str, targets: Sequence[tuple[float, ...]] | None
 ) -> One:
-    rows = [row[part.columns] for row in targets or ()]
-    rows = [row for row in rows if row[0] == row[0]]
+    found = np.asarray(targets, dtype=np.float64)[:, part.columns] if targets else np.empty((0, 1))
+    rows = Values(found[~np.isnan(found[:, 0])], True)
     words: dict[str, Any] = {"separator": said["separator"]} if "separator" in said else {}
     metric = monitor.removeprefix(f"val/{part.name}/")
     if metric not in (monitor, "skill"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from src.contracts import Affine, Head, Task, Weights
@@ -120,7 +121,7 @@ def regression(
 ) -> Task:
     """spread: see spread_of. targets: of the training images, whose mean and deviation are the network's unit; without
     them the task can only measure and decode."""
-    known = torch.tensor(targets or [[0.0] * len(classes), [2.0] * len(classes)], dtype=torch.float64)
+    known = torch.from_numpy(np.array(targets or [[0.0] * len(classes), [2.0] * len(classes)], dtype=np.float64))
     unit = known.mean(0).float(), known.std(0, correction=0).clamp(min=1e-12).float()
     how = spread_of(spread)
     shift, scale = how.unit(*unit)

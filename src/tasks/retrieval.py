@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from src.contracts import DataError, Source, Task
+from src.contracts import UNLABELLED, DataError, Source, Task
 from src.labels import Cells, OneClass
 from src.names import refuse_lookalikes, shorten
 from src.tasks.figures import similarities
@@ -42,10 +42,10 @@ class Identities(OneClass):
             )
         return tuple(names)
 
-    def holds_out_classes(self, found: Sequence[Cells], test: Collection[Cells]) -> bool:
+    def holds_out_classes(self, found: Sequence[int], test: Sequence[int]) -> bool:
         if self.apart != "auto":
             return bool(self.apart)
-        names, asked = set(found), {cells for cells in test if any(cells)}
+        names, asked = set(found), set(test) - {UNLABELLED}
         return len(names) >= APART and len(asked & names) <= len(asked) / 2
 
 
