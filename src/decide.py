@@ -1,0 +1,141 @@
+"""What the user left open: the images are looked at, the frozen network is asked, the recipe decides."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from src import combined, contest, folder, hardware, networks, recipe, resume, screen
+from src.build import card, prepare
+from src.check import configs
+from src.contracts import Run
+from src.factory import make
+from src.facts import Budget, Facts, Probed, Ranked
+from src.settle import settle
+from src.stages import pixels, probe
+from src.stages.pace import Pace, pace
+
+
+def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
+    """What the user left open: the data are looked at, the frozen network is asked, and the recipe's overrides are
+    composed under the user's own, which therefore win. Of several networks each gets a config of its own."""
+    words, typed = resume.plain(cfg), [word for word in resume.typed() if word != "augment=auto"]
+    if words["recipe"] == "off":
+        return settle(cfg, home)
+    began, given = time.monotonic(), configs.given(typed)
+    left = seconds(words["budget"]) - hardware.startup() if words["budget"] else None
+    where, device = hardware.accelerator(words), hardware.device(words)
+    found = ranked(words, given, home, device, left)
+    chosen = found[: words["model"].get("top", 1)]
+    homes = contest.homes(home, [r.cfg["model"].get("name", "") for r, _ in chosen])
+    share = left / 4 / len(chosen) if left else None
+    asked: list[tuple[Run, Probed | None, Pace | None]] = []
+    for (r, _), own in zip(chosen, homes, strict=True):
+        asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
+    spent, cfgs = time.monotonic() - began, []
+    for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
+        budget, tested = None, len(r.source.splits.get("test", ()))
+        if left and speed:
+            budget = Budget(left, spent, speed.train, speed.predict, tested)
+        more = {"chosen": row, "place": f"{i + 1} of {len(found)}", "rivals": len(chosen)}
+        known = replace(facts(r, where, probed), budget=budget, **more)
+        plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
+        text = screen.recipe(card(r), plan, typed, probed, known.chosen and known.chosen.name)
+        folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
+        composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
+        cfgs.append(settle(resume.absolute(composed), r.home))
+    screen.yours(typed)
+    if len(cfgs) > 1 and "fit" in words["stages"]:
+        contest.refuse(cfgs)
+    if len(cfgs) > 1:
+        contest.begin(home, homes, cfgs)
+    home.update(seconds={"decide": round(time.monotonic() - began, 2)})
+    return cfgs[0]
+
+
+def ranked(
+    words: dict[str, Any], given: Collection[str], home: folder.RunFolder, device: str, left: float | None
+) -> list[tuple[Run, Ranked | None]]:
+    """The run, or that of each candidate, the best first."""
+    runs = [prepare(cfg, home) for cfg in networks.contenders(words, given)]
+    if not words["model"].get("candidates"):
+        return [(runs[0], None)]
+    found = networks.ranked(runs, device, left / 4 if left else None)
+    home.update(networks=networks.record([row for _, row in found]))
+    print(networks.screen(networks.table(home.state())), flush=True)
+    return list(found)
+
+
+def ask(
+    r: Run, words: dict[str, Any], given: Collection[str], device: str, share: float | None, first: Probed | None
+) -> tuple[Run, Probed | None, Pace | None]:
+    """What the frozen network knows, and how fast it is where there is a budget. What is asked of the images is asked
+    once, of the first network: it has answered for the others, too."""
+    possible(r, given)
+    probed = None
+    if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
+        wanted = questions(r, given, words)
+        wanted = tuple(one for one in wanted if one == "labels") if first else wanted
+        probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
+        if first:
+            own = {key: getattr(probed, key) for key in ("head", "score", "last", "noise", "wrong", "notes")}
+            probed = replace(first, **own)
+    return r, probed, pace(r, device) if words["budget"] else None
+
+
+def possible(r: Run, given: Collection[str]) -> None:
+    """Refuses what cannot be trained before the probe takes its time; how many epochs there will be is still open."""
+    epochs = r.cfg["trainer"]["max_epochs"] if "trainer.max_epochs" in given else sys.maxsize
+    trainer = {**r.cfg["trainer"], "max_epochs": epochs}
+    combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
+
+
+def seconds(budget: str) -> float:
+    """10m -> 600."""
+    return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
+
+
+def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is worth asking the frozen network: what the user has not said, of images that can tell."""
+    asked = [] if "data.flip" in given else ["mirror"]
+    rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
+    asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
+    upright = r.task.target == "class" and not r.task.geometric
+    asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
+    asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
+    narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
+    asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
+    return tuple(asked)
+
+
+def pretrained(cfg: Mapping[str, Any]) -> bool:
+    return bool(cfg["init_from"] or cfg["model"].get("weights") or cfg["model"].get("pretrained", True))
+
+
+def facts(r: Run, where: str, probed: Probed | None) -> Facts:
+    network = r.network()
+    return Facts(
+        images=len(r.source.splits["train"]) - (probed.wrong if probed else 0),
+        val=len(r.source.splits["val"]),
+        counts=r.audit.counts,
+        size=r.spec.size[0],
+        channels=r.spec.channels,
+        family=network.family,
+        pretrained=pretrained(r.cfg),
+        ordered=bool(network.layers),
+        device=where,
+        bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
+        ranks=hardware.ranks(r.cfg),
+        probed=probed,
+        dense=r.task.dense,
+        embeds=r.task.embeds,
+        geometric=r.task.geometric,
+        rate=make(r.cfg["finetune"]).rate,
+    )
