@@ -42,6 +42,7 @@ FAMILIES = {
     "attention": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
     "other": Family(lr=1e-3, body=0.3, stem=0.1, weight_decay=0.05, drop_path=0.1),
 }
+ADAMW = 1e-3  # the learning rate of its yaml, with which those of the other optimizers' yamls go
 OWN_STATISTICS = 1e-3  # the learning rate where the batches are normalised by themselves, or nothing is learnt yet
 DECODER = 2e-3  # of a new decoder of masks, raced: 89.4 against 87.9 % miou at 5e-4 on cells, 92.8 against 53.6 (3e-3)
 GENTLE = 0.2  # times the learning rate, where classes are to be told apart that are not there to learn from (see _rate)
@@ -68,8 +69,9 @@ def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[D
 
 def _given(key: str, given: Collection[str]) -> bool:
     """Whether the user named this key, or chose the technique that it belongs to (`finetune=head` for
-    `finetune.stem`; but `data=folder` says nothing of `data.flip`)."""
-    return any(key == g or (key.startswith(f"{g}.") and ("." in g or g in TECHNIQUES)) for g in given)
+    `finetune.stem`; but `data=folder` says nothing of `data.flip`, and `optimizer=sgd` leaves its rate open)."""
+    chosen = {g for g in given if "." in g or (g in TECHNIQUES and key != "optimizer.lr")}
+    return key in given or any(key.startswith(f"{g}.") for g in chosen)
 
 
 def _input(facts: Facts) -> Iterator[Decision]:
@@ -148,10 +150,13 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         part = lr / head
         yield Decision("finetune.body", round(family.body * part, 4), f"{name}: the backbone's part of the head's rate")
         yield Decision("finetune.stem", round(family.stem * part, 4), f"{name}: the first layer's part of it")
+    new = ", a new decoder" if head != lr else ", as this finetune asks" if facts.rate else ""
     if not _given("optimizer", given):
-        new = ", a new decoder" if head != lr else ", as this finetune asks" if facts.rate else ""
         yield Decision("optimizer.lr", head, f"AdamW, {name}, {updates:,} updates in all{new}")
         yield Decision("optimizer.weight_decay", family.weight_decay, name)
+    elif own := cfg["optimizer"].get("lr"):
+        reason = f"its {own:g}, times what AdamW's {ADAMW:g} is given: {name}, {updates:,} updates in all{new}"
+        yield Decision("optimizer.lr", float(f"{own * head / ADAMW:.3g}"), reason)
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):

@@ -225,6 +225,21 @@ def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must
     assert "task.monitor" not in numbers
 
 
+def test_another_optimizer_has_its_own_rate_by_as_much_as_that_of_adamw_is_changed():
+    few = facts(each=20, probed=probed())
+    said = []
+    for words in ((), ("optimizer=sgd",)):
+        cfg = config(*words)
+        cfg["trainer"]["max_epochs"] = 8
+        given = {"trainer.max_epochs", *(word.partition("=")[0] for word in words)}
+        said.append(decided(recipe.plan(few, cfg, frozenset(given))))
+    usual, sgd = said
+    assert usual["optimizer.lr"] == 5e-4 and sgd["optimizer.lr"] == 5e-3  # half of what the yamls say
+    assert "optimizer.weight_decay" not in sgd
+    typed = frozenset({"optimizer", "optimizer.lr"})
+    assert "optimizer.lr" not in decided(recipe.plan(few, config("optimizer=sgd", "optimizer.lr=0.02"), typed))
+
+
 def test_images_are_not_turned_where_the_way_up_is_their_class():
     """Worse than blind, beyond chance: what is upside down is taken for another class."""
     found = {
