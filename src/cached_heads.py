@@ -1,4 +1,5 @@
-"""Heads on cached features, many in one process: what `train.py recipe=probe probe.head=…` would reach on val."""
+"""Heads on cached features, many in one process: what `train.py recipe=probe probe.head=… data.suspects=keep` would
+reach on val."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from src import folder, hardware, resume
 from src.build import prepare
 from src.check import configs
 from src.check.words import Word, parsed
+from src.contracts import ConfigError
 from src.run import quiet
 from src.stages import probe
 from src.stages.embed import embed
@@ -24,8 +26,12 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     home.path.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         cfg = resume.plain(resume.absolute(hydra.compose("train", [*words, f"run_dir={home.path}"])))
-    data = {**cfg["data"], "suspects": "keep"}
-    r = prepare({**cfg, "data": data, "start": "random", "select": "last"}, home)
+    if cfg["data"]["suspects"] == "drop":
+        raise ConfigError(
+            "data.suspects=drop: which labels are wrong is found by all heads of a probe together, and here each is "
+            "solved alone, on all training images.\nLeave data.suspects out."
+        )
+    r = prepare({**cfg, "start": "random", "select": "last"}, home)
     network, device = r.network(), hardware.device(cfg)
     x, target, chosen, _ = probe.features(r, network, device, None)
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")

@@ -100,7 +100,9 @@ def hold(cfg: DictConfig, home: folder.RunFolder) -> None:
                     _keep(home, said | {"scores": scores}, time.monotonic() - begun)
         left = better(left, {name: scores[name][turn] for name in left}, said["mode"])
     if leader:
-        home.update(contest=said | {"scores": scores, "winner": said.get("winner", left[0])})
+        if "winner" not in said:
+            data = folder.RunFolder(home.path / PLACE / left[0]).state()["data"]
+            home.update(contest=said | {"scores": scores, "winner": left[0]}, data=data)
         crown(home)
     while (home.path / PLACE).exists():  # a file and no collective: there may be no other rank yet
         time.sleep(0.1)
@@ -113,7 +115,7 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
     end = halving.ends(rivals, words["trainer"]["max_epochs"])[turn]
     words["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": end}
     run = prepare(words, own)
-    resume.same_data(home, fingerprint(run.source))
+    resume.same_data(own, fingerprint(run.source))  # its own: each leaves out what its own probe doubts
     if run.leader:
         print(f"\ncontest  {words['model']['name']}, to epoch {end} of {words['trainer']['max_epochs']}", flush=True)
     try:

@@ -235,6 +235,10 @@ class Masks(Labels):
     stray: str = "error"
     files: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.values is not None:  # a number that is the name of a class is text from here on
+            object.__setattr__(self, "values", {str(name): value for name, value in self.values.items()})
+
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         if self.values is None:
             raise DataError(

@@ -297,6 +297,20 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(kept, "run.json")["images"]["train"] == 96
 
 
+def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts(auto, zygote, tmp_path):
+    root, run, blank = quarters(tmp_path / "images", 6), tmp_path / "run", tmp_path / "blank.safetensors"
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    save_file({key: torch.zeros_like(value) for key, value in state.items()}, blank)  # which can doubt nothing
+    names = f"model.candidates={{test_byobnet.glyphs: null, test_resnet: '{blank}'}}"
+    more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "trainer.max_epochs=2", "stages=[probe,fit]")
+    asked = [word for word in words(root, auto, *more) if "model.name" not in word]
+    assert zygote.run(*asked) == 0, zygote.screen
+    assert "data.suspects=drop" in zygote.screen and "data.suspects=keep" in zygote.screen
+    assert found(run, "config.yaml")["model"]["name"] == "test_byobnet.glyphs"
+    left = [row for row in csv.DictReader((run / "suspects.csv").read_text().splitlines()) if row["left out"] == "yes"]
+    assert left and found(run, "run.json")["images"]["train"] == 96 - len(left)
+
+
 def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):
     assert zygote.run(*words(shapes, tmp_path, "loss=elr", "mix=mixup")) == 2
     assert "takes one class an image" in zygote.screen and "held out" not in zygote.screen

@@ -27,6 +27,7 @@ from src.data.folder import folder
 from src.data.images import probe, read
 from src.data.scan import fingerprint, scan
 from src.data.split import stratified
+from src.data.suspects import without_suspects
 from src.data.table import split_table, table
 
 
@@ -723,6 +724,17 @@ def test_dropping_copies_never_empties_a_class(copied):
 
 
 # columns
+
+
+def test_what_is_left_out_for_its_label_is_told_and_so_is_that_nothing_is(source, tmp_path):
+    assert without_suspects(source, tmp_path, "keep") == source
+    assert "no training image is left out" in without_suspects(source, tmp_path, "drop").notes[-1]
+    (tmp_path / "suspects.csv").write_text("path,label,left out\ntrain/a/0.png,a,yes\ntrain/a/1.png,a,no\n")
+    found = without_suspects(source, tmp_path, "drop")
+    assert splits(found) == {"train": 5, "val": 4} and "1 training images are left out" in found.notes[-1]
+    (tmp_path / "suspects.csv").write_text("path,label\ntrain/a/0.png,a\n")  # doubtful, but not so that it is wrong
+    found = without_suspects(source, tmp_path, "drop")
+    assert splits(found)["train"] == 6 and "no training image is left out" in found.notes[-1]
 
 
 def test_a_row_costs_its_path_and_a_few_bytes_and_is_what_it_was():

@@ -86,6 +86,13 @@ def test_what_was_learnt_leaves_val_but_never_test(run, shapes, tmp_path):
         without_learnt(table(shapes, swapped(shapes, tmp_path)[-1].partition("=")[2]), cfg)
 
 
+def test_a_division_that_was_changed_by_hand_is_no_fault_of_ours(run, shapes):
+    division = run / "split.csv"
+    division.write_text(division.read_text().replace(",val,", ",dev,"))
+    places, what = learnt(images(shapes), run, "init_from=RUN")
+    assert not places and what.startswith("init_from=RUN: it does not say")
+
+
 def test_those_that_a_run_has_learnt_from_count_as_well(run, shapes, tmp_path):
     child = left_by(images(shapes), shapes, tmp_path / "child", f"init_from: {run}\n")
     grandchild = left_by(

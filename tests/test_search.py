@@ -319,6 +319,7 @@ def test_heads_in_one_process_reach_what_a_run_of_each_reaches(tmp_path, zygote,
         run = tmp_path / str(i)
         assert zygote.run(*plain, *head, "stages=[probe,select]", f"run_dir={run}") == 0, zygote.screen
         assert jobs.metrics(run)["val/nll"] == pytest.approx(float(rows[i]["val/nll"]), rel=1e-4)
+    assert main(["probe", "trials=1", *plain, "data.suspects=drop", f"name={tmp_path.name}"]) == 2
     wrong = ["probe.head=whitened", "probe.strength=0.5", "probe.view=last", "stages=[probe,select]"]
     assert zygote.run(*plain, *wrong) == 2
     assert "It has lda, logistic, nearest, ridge on last, stages" in zygote.screen

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
+from src import check
 from src.contracts import ConfigError, DataError
 from src.data import masks
 from src.data.cache import copies
@@ -285,3 +286,8 @@ def test_a_backbone_without_maps_is_refused():
     backbone = timm_backbone("test_resnet", pretrained=False, image_size=64)
     with pytest.raises(ConfigError, match="shows no maps"):
         DenseNetwork(type(backbone)(**{**vars(backbone), "maps": None}), 2)
+
+
+def test_a_class_may_be_named_by_a_number():
+    assert not check.mistakes(["task=segmentation", "task.labels.values={0: 0, 7: 255}"])
+    assert Masks(values={0: 0, 7: 255}).classes("a table", {}) == ("0", "7")

@@ -171,7 +171,7 @@ def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Every dotted key that a user may set."""
     for name, value in config.items():
         if name not in ("_target_", "_partial_"):
-            yield prefix + name
+            yield f"{prefix}{name}"  # a name may be a number, as of a class
             if isinstance(value, dict):
                 yield from keys(value, f"{prefix}{name}.")
 

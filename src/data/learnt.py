@@ -116,7 +116,9 @@ def shared(source: Source, run: Path) -> list[tuple[Place, Row]]:
 
 
 def _rows(run: Path, root: Path) -> Iterator[Row]:
-    for row in tables.read(run / "split.csv", ("path", "split")):
+    for line, row in enumerate(tables.read(run / "split.csv", ("path", "split")), start=2):
+        if row["split"] not in RANK:
+            raise tables.damaged(run / "split.csv", line, f"{row['split']!r} is no split")
         size = int(row["bytes"]) if "bytes" in row else stat(root, row["path"])[0]
         yield Row(row["path"], row["split"], size, root / row["path"])
 

@@ -10,16 +10,15 @@ from src.contracts import LEFT, SUSPECTS, Source
 
 
 def without_suspects(source: Source, run: Path, policy: str) -> Source:
-    """drop: those of the run folder's suspects.csv that are to be left out leave train; before the probe there are
-    none. keep: nothing happens."""
-    file = run / SUSPECTS
-    if policy == "keep" or not file.is_file():
+    """drop: those of the run folder's suspects.csv that are to be left out leave train. keep: nothing happens."""
+    if policy == "keep":
         return source
-    gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"}
-    train = source.splits["train"]
+    file, train = run / SUSPECTS, source.splits["train"]
+    gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"} if file.is_file() else set()
     kept = [i for i, path in enumerate(train.paths) if path not in gone]
     if len(kept) == len(train):
-        return source
+        told = "data.suspects=drop: no training image is left out, since not so many labels are surely wrong"
+        return replace(source, notes=(*source.notes, told))
     told = f"{len(train) - len(kept):,} training images are left out: their labels are rather wrong than right"
     notes = (*source.notes, f"{told} ({SUSPECTS}; data.suspects=keep)")
     return replace(source, splits={**source.splits, "train": train.only(kept)}, notes=notes)
