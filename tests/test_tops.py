@@ -248,6 +248,6 @@ def test_a_run_with_a_head_on_all_stages_starts_at_the_probe_and_all_candidates_
     assert config["start"] == "probe" and {"ema+closing", "ema+blend", "ema", "last", "probe"} <= set(
         state["candidates"]
     )
-    assert config["augment"]["policy"]["_target_"].endswith("TrivialAugmentWide")  # as where no augment is given
-    assert "`augment=trivial` | nothing speaks against" in (run / "recipe.md").read_text()
+    assert config["augment"]["policy"]["_target_"].endswith("ColorJitter")  # as where no augment is given
+    assert "`augment=jitter` | upside down the probe has" in (run / "recipe.md").read_text()
     assert "head: solved by the probe" in zygote.screen
