@@ -17,7 +17,7 @@ def without_suspects(source: Source, run: Path, policy: str) -> Source:
     gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"} if file.is_file() else set()
     kept = [i for i, path in enumerate(train.paths) if path not in gone]
     if len(kept) == len(train):
-        told = "data.suspects=drop: no training image is left out, since not so many labels are surely wrong"
+        told = "data.suspects=drop: no training image is left out: the probe is not sure that many labels are wrong"
         return replace(source, notes=(*source.notes, told))
     told = f"{len(train) - len(kept):,} training images are left out: their labels are rather wrong than right"
     notes = (*source.notes, f"{told} ({SUSPECTS}; data.suspects=keep)")
