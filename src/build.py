@@ -33,6 +33,11 @@ from src.optimizers import tried
 from src.stages import probe, robustness
 from src.stats import metric
 
+NOISELESS = (
+    "data.suspects=drop: which labels are wrong is found by the probe of a task with one class an image, and this run "
+    "has none, or counts rare classes as much as others.\nSet recipe=auto, or data.suspects=keep."
+)
+
 
 def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """The images, the task, the network, and what makes the rest of them."""
@@ -129,10 +134,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."
         )
     if cfg["data"]["suspects"] == "drop" and (r.task.noise is None or not probe.there(home)):
-        raise ConfigError(
-            "data.suspects=drop: which labels are wrong is found by the probe of a task with one class an image, and "
-            "this run has none, or counts rare classes as much as others.\nSet recipe=auto, or data.suspects=keep."
-        )
+        raise ConfigError(NOISELESS)
     if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
         raise ConfigError(
             f"select={cfg['select']}: this task has no closing head.\nSet select=auto, ema, best or last."

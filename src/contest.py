@@ -51,6 +51,7 @@ def begin(home: folder.RunFolder, own: Sequence[folder.RunFolder], cfgs: Sequenc
         for name in set(cfg.logger or {}) - set(LOGGERS):
             del cfg.logger[name]
         resume.keep(cfg, place)
+    folder.write(home.path / "recipe.md", (own[0].path / "recipe.md").read_text(encoding="utf-8"))  # until one has won
     measured = {"monitor": cfgs[0].task.monitor, "mode": cfgs[0].task.mode}
     home.update(contest={"rivals": [place.path.name for place in own], "scores": {}, **measured})
 

@@ -13,9 +13,9 @@ import torch
 from omegaconf import DictConfig
 
 from src import combined, contest, folder, hardware, networks, recipe, resume, screen
-from src.build import card, prepare
+from src.build import NOISELESS, card, prepare
 from src.check import configs
-from src.contracts import Run
+from src.contracts import ConfigError, Run
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.settle import settle
@@ -47,7 +47,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         more = {"chosen": row, "place": f"{i + 1} of {len(found)}", "rivals": len(chosen)}
         known = replace(facts(r, where, probed), budget=budget, **more)
         plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
-        text = screen.recipe(card(r), plan, typed, probed, known.chosen and known.chosen.name)
+        images = [*card(r), *(note for note in r.source.notes if note.startswith("LEAK"))]
+        text = screen.recipe(images, plan, typed, probed, known.chosen and known.chosen.name)
         folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
@@ -79,8 +80,10 @@ def ask(
     """What the frozen network knows, and how fast it is where there is a budget. What is asked of the images is asked
     once, of the first network: it has answered for the others, too."""
     possible(r, given)
-    probed = None
-    if words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg):
+    probed, probes = None, words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg)
+    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes):
+        raise ConfigError(NOISELESS)
+    if probes:
         wanted = questions(r, given, words)
         wanted = tuple(one for one in wanted if one == "labels") if first else wanted
         probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)

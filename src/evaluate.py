@@ -265,7 +265,11 @@ def main() -> int:
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return 0 if len(sys.argv) > 1 else 2
-    return opened(lambda: evaluate(sys.argv[1], sys.argv[2:]))
+
+    def work() -> None:
+        evaluate(sys.argv[1], sys.argv[2:])
+
+    return opened(work)
 
 
 if __name__ == "__main__":

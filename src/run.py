@@ -83,8 +83,9 @@ def run(cfg: DictConfig, home: folder.RunFolder) -> dict[str, float]:
                 print(f"\nThe stages {', '.join(words['stages'])} of {home.path} are done.")
                 screen.last_screen(home)
             return home.metrics()
-        if contest.going(home, words):
+        if going := contest.going(home, words):
             contest.hold(cfg, home)
+        if going or not leader:  # who has read before the contest ended has read of a network that lost
             words = resume.read(cfg, home)
         r = build(words, home)
         for name in STAGES:

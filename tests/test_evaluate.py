@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from src.contracts import ConfigError, DataError
-from src.evaluate import evaluate
+from src.evaluate import evaluate, main
 from src.folder import RunFolder
 from tests import made
 from tests.conftest import words
@@ -58,13 +59,14 @@ def test_the_own_test_split_gives_the_numbers_of_the_run_and_leaves_it_alone(run
 
 
 @quiet
-def test_other_images_are_tested_by_the_names_of_their_classes(run, shapes, tmp_path, capsys):
+def test_other_images_are_tested_by_the_names_of_their_classes(run, shapes, tmp_path, capsys, monkeypatch):
     was = json.loads((run / "metrics.json").read_text())
     root = shutil.copytree(shapes / "test", tmp_path / "night")
     found = evaluate(str(run), [f"data.root={root}"])  # all of them, since they are not divided
     assert found == pytest.approx({k: v for k, v in was.items() if k.startswith("test/")}, abs=1e-6)
     assert "LEAK" not in capsys.readouterr().out
-    evaluate(str(run), [f"data.root={shapes / 'val'}"])
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(run), f"data.root={shapes / 'val'}"])
+    assert main() == 0
     assert f"LEAK: RUN_DIR={run} has learnt 16 of 16 test images, such as left/00.png" in capsys.readouterr().out
     images = sorted(root.rglob("*.png"))
     rows = [f"{image.relative_to(root)},{image.parent.name}" for image in images[:4] + images[-3:]]

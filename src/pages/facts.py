@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from src import hardware, tables
-from src.contracts import Run
+from src.contracts import DataError, Run
 from src.pages import pictures
 from src.pages.answers import Answers, read
 from src.pages.blocks import Card
@@ -78,7 +79,9 @@ class Facts:
         paths = self.run.source.splits[split].paths if split in self.run.source.splits else ()
         if path not in paths:
             left = split == "train" and self.run.cfg["data"]["suspects"] == "drop"
-            return self.run.loaders.picture(path) if left else None
+            with suppress(DataError):  # it may be gone by now
+                return self.run.loaders.picture(path) if left else None
+            return None
         return self.view(split, paths.index(path))[: self.run.spec.channels]
 
     def cards(

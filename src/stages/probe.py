@@ -53,7 +53,10 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     solve = partial(run.task.solve, seed=run.cfg["seed"])
     read = "stages" if network.stages else "last"  # by the head that is trained
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
-    noise = _noise(run, heads, target) if "labels" in questions else None
+    noise = None
+    if "labels" in questions:  # of LDA heads, whatever head was asked for
+        lda = solve(x, target, columns(network, x), groups=groups, only="lda") if run.cfg["probe"]["head"] else heads
+        noise = _noise(run, lda, target)
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
