@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src import contest, folder, halving, networks
+from src.callbacks.pause import Pause
 from src.contracts import ConfigError
 from src.stages.rank import knn, nearest
 from src.tasks.multiclass import multiclass
@@ -91,3 +92,12 @@ def test_a_kill_while_the_winner_becomes_the_run_leaves_nothing_undone(tmp_path)
     assert OmegaConf.load(tmp_path / "config.yaml").model.name == "b"
     assert OmegaConf.load(tmp_path / "config.yaml").logger.csv.file == f"{tmp_path}/metrics.csv"
     assert "| b | 50.0 % | – | 1.00 | 2 | 3.0 | 0.2000 | kept |" in (tmp_path / "recipe.md").read_text()
+
+
+@pytest.mark.parametrize("place, left", [(9, 10), (10, 8)])
+def test_a_round_ends_where_the_schedule_is_even_if_a_deadline_has_hurried_it(place, left):
+    trainer = SimpleNamespace(fit_loop=SimpleNamespace(max_epochs=20), current_epoch=7)
+    Pause(10).on_train_start(trainer, SimpleNamespace(epoch=lambda: 3))
+    assert trainer.fit_loop.max_epochs == 10
+    Pause(10).on_train_epoch_end(trainer, SimpleNamespace(epoch=lambda: place))
+    assert trainer.fit_loop.max_epochs == left
