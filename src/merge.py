@@ -150,10 +150,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.merge", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the folder that holds the folds' run folders")
     sweep = Path(parser.parse_args().sweep)
-    return opened(lambda: show(merge(sweep)))
+    return opened(lambda: show(merge(sweep), sweep / "merged"))
 
 
-def show(said: dict[str, float]) -> None:
+def show(said: dict[str, float], place: Path) -> None:
     for key, value in said.items():
         if not key.endswith(("/low", "/high")):
             low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
@@ -161,6 +161,7 @@ def show(said: dict[str, float]) -> None:
             print(f"{key:24} {value:.4f}{bounds}")
     if not any(key.startswith("oof/") for key in said):
         print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
+    print(f"\nmerged    {place}")
 
 
 if __name__ == "__main__":

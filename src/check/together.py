@@ -113,7 +113,7 @@ def _top(of: Of) -> Iterator[str]:
         return
     many = len(set(map(str, found))) if isinstance(found, list | dict) else 0
     if top > many:
-        yield f"{asked}\n  There are {many or 'no'} model.candidates. Name as many, or leave model.top out."
+        yield f"{asked}\n  model.candidates names {many} of them. Name as many, or leave model.top out."
     if of("recipe") == "probe":
         yield f"{asked} recipe=probe\n  Nothing is fine-tuned then. Leave out one of the two."
     if of("trainer.limit_val_batches") == 0:
