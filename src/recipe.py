@@ -127,12 +127,8 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
             why = f"{why}; {size} of them at once, by {facts.ranks} processes"
             size = max(size // facts.ranks, 2)
         yield Decision("data.batch_size", size, why)
-    if (
-        facts.probed
-        and not facts.dense
-        and cfg["model"].get("head", "linear") in ("linear", "stages")
-        and not probe_alone(facts, cfg)
-    ):
+    linear = cfg["model"].get("head", "linear") in ("linear", "stages")
+    if facts.probed and linear and not facts.dense and not probe_alone(facts, cfg):
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
     whole = not _given("finetune", given)
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
@@ -151,12 +147,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("finetune.body", round(family.body * part, 4), f"{name}: the backbone's part of the head's rate")
         yield Decision("finetune.stem", round(family.stem * part, 4), f"{name}: the first layer's part of it")
     new = ", a new decoder" if head != lr else ", as this finetune asks" if facts.rate else ""
-    if not _given("optimizer", given):
-        yield Decision("optimizer.lr", head, f"AdamW, {name}, {updates:,} updates in all{new}")
-        yield Decision("optimizer.weight_decay", family.weight_decay, name)
-    elif own := cfg["optimizer"].get("lr"):
-        reason = f"its {own:g}, times what AdamW's {ADAMW:g} is given: {name}, {updates:,} updates in all{new}"
-        yield Decision("optimizer.lr", float(f"{own * head / ADAMW:.3g}"), reason)
+    yield from _optimizer(facts, cfg, given, head, f"{name}, {updates:,} updates in all{new}")
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):
@@ -168,6 +159,18 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
     if facts.device == "gpu" and facts.bf16:
         yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
+
+
+def _optimizer(
+    facts: Facts, cfg: Mapping[str, Any], given: Collection[str], head: float, why: str
+) -> Iterator[Decision]:
+    """AdamW at this rate; another optimizer at its yaml's, by as much as AdamW's is changed."""
+    if not _given("optimizer", given):
+        yield Decision("optimizer.lr", head, f"AdamW, {why}")
+        yield Decision("optimizer.weight_decay", FAMILIES[facts.family].weight_decay, NAMES[facts.family])
+    elif own := cfg["optimizer"].get("lr"):
+        reason = f"its {own:g}, times what AdamW's {ADAMW:g} is given: {why}"
+        yield Decision("optimizer.lr", float(f"{own * head / ADAMW:.3g}"), reason)
 
 
 def _rate(facts: Facts, layered: bool, settles: bool) -> float:
