@@ -53,9 +53,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
     screen.yours(typed)
-    if len(cfgs) > 1 and "fit" in words["stages"]:
-        contest.refuse(cfgs)
     if len(cfgs) > 1:
+        contest.refuse(cfgs)
         contest.begin(home, homes, cfgs)
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return cfgs[0]

@@ -42,7 +42,7 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
         if at == "save" and ".ckpt" not in str(args[0]):
             return real(*args, **kwargs)
         if passed[0] == n and raises:
-            raise getattr(torch, raises)(
+            raise (getattr(torch, raises, None) or getattr(checkpoint, raises))(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
             )
         if passed[0] == n and sleeps:
