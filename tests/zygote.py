@@ -26,10 +26,12 @@ import src.run  # noqa: F401 (imported here so that the children need not)
 def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0) -> None:
     """Sends this process a signal, raises an error, or says that it hangs, and does, at a place passed n times."""
     from src import checkpoint, decisions
+    from src.models.network import Network
     from src.module import Module
     from src.predicting import Predicting
 
     owner, name = {
+        "forward": (Network, "forward"),
         "step": (Module, "training_step"),
         "validation": (Module, "validation_step"),
         "predict": (Predicting, "predict_step"),
