@@ -35,7 +35,9 @@ def homes(home: folder.RunFolder, names: Sequence[str]) -> list[folder.RunFolder
     shutil.rmtree(home.path / folder.CONTEST, ignore_errors=True)  # of a process that was killed before it had decided
     if len(names) < 2:
         return [home]
-    places = [home.path / folder.CONTEST / f"{i + 1}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for i, name in enumerate(names)]
+    places = [
+        home.path / folder.CONTEST / f"{i + 1}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for i, name in enumerate(names)
+    ]
     for place in places:
         place.mkdir(parents=True)
     return [folder.RunFolder(place) for place in places]

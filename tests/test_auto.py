@@ -233,7 +233,11 @@ def test_of_networks_fitted_side_by_side_the_winner_is_as_if_alone_and_a_kill_re
     assert zygote.run(*asked, fault={"at": "step", "n": 15, "number": 9}) == -9, zygote.screen
     first = found(run, "run.json")["contest"]
     assert list(first["scores"]) == ["1-test_byobnet.glyphs"] and "winner" not in first
-    others = {"trainer.max_epochs=5": "side by side", "stages=[select]": "Add fit", "callbacks.last=null": "callbacks.last"}
+    others = {
+        "trainer.max_epochs=5": "side by side",
+        "stages=[select]": "Add fit",
+        "callbacks.last=null": "callbacks.last",
+    }
     for word, told in others.items():
         assert zygote.run(f"resume={run}", word) == 2 and told in zygote.screen, zygote.screen
     assert zygote.run(f"resume={run}", fault={"at": "predict", "n": 0, "number": 9}) == -9, zygote.screen
@@ -300,7 +304,9 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(kept, "run.json")["images"]["train"] == 96
 
 
-def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end_in_a_tested_one(auto, zygote, tmp_path):
+def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end_in_a_tested_one(
+    auto, zygote, tmp_path
+):
     root, run, blank = quarters(tmp_path / "images", 6), tmp_path / "run", tmp_path / "blank.safetensors"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     save_file({key: torch.zeros_like(value) for key, value in state.items()}, blank)  # which can doubt nothing

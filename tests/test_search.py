@@ -213,7 +213,10 @@ def test_a_space_that_makes_no_sense_is_refused_before_the_first_trial(case, tmp
         (["lr", "optimiser.lr=0.1"], "Did you mean optimizer.lr=0.1?"),
         (["lr", "stages=[fit]"], "stages is not for a search"),
         (["lr", "prune=median", "objective=[monitor,seconds]"], "with several objectives"),
-        (["lr", "prune=median", "model.candidates=[resnet18,resnet34]", "model.top=2"], "with several networks in a trial"),
+        (
+            ["lr", "prune=median", "model.candidates=[resnet18,resnet34]", "model.top=2"],
+            "with several networks in a trial",
+        ),
         (["lr", "objective=val/nll"], "objective must be monitor, or a mapping"),
         (["lr", "-m"], "There are no flags here"),
         (["trials=3"], "the first word is the space"),
