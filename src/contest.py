@@ -136,19 +136,19 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
         signals.defer(False)
         print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
         return math.nan
-    score = worth(run)
+    score, name = worth(run)
     if run.leader:
-        print(f"         {run.task.monitor} {score:.4f}", flush=True)
+        print(f"         {run.task.monitor} {score:.4f}, if it were shipped now, as {name}", flush=True)
     return score
 
 
-def worth(run: Run) -> float:
-    """The metric on val of what would be shipped if the fit ended here: of the likeliest network (the average, where
+def worth(run: Run) -> tuple[float, str]:
+    """The metric on val, and the name, of what would be shipped if the fit ended here: of the likeliest network (the average, where
     there is one) with the best of its heads. A head that is in the middle of its training says less of a network."""
     wanted = select.names(run)
     likeliest = [name for name in wanted if parts(name)[0] == parts(wanted[0])[0]]
     best = select.choose(run, candidates(run, likeliest) or candidates(run, wanted))
-    return measure(run, "val", best.logits, best.target)[run.task.monitor]
+    return measure(run, "val", best.logits, best.target)[run.task.monitor], best.name
 
 
 def better(left: Sequence[str], scores: Mapping[str, float], mode: str) -> list[str]:
