@@ -59,7 +59,7 @@ def begin(home: folder.RunFolder, own: Sequence[folder.RunFolder], cfgs: Sequenc
 
 def refuse(cfgs: Sequence[DictConfig]) -> None:
     """ConfigError where there is nothing to go on from, or a budget leaves no time for several fits."""
-    if (cfgs[0].callbacks or {}).get("last") is None:
+    if "last" not in (cfgs[0].callbacks or {}):
         raise ConfigError(
             f"model.top={len(cfgs)} without callbacks.last: each fit stops after a part of it, and goes on from what "
             "that callback has left.\nLeave ~callbacks.last out, or set model.top=1."
@@ -100,9 +100,6 @@ def hold(cfg: DictConfig, home: folder.RunFolder) -> None:
     said, leader = home.state()["contest"], world.rank() == 0
     scores: dict[str, list[float]] = said["scores"]
     left = list(said["rivals"])
-    if "winner" not in said:
-        places = [folder.RunFolder(home.path / folder.CONTEST / name) for name in left]
-        refuse([OmegaConf.create(resume.read(cfg, place)) for place in places])
     for turn in range(len(halving.ends(len(left), 1)) if "winner" not in said else 0):
         for name in left:
             if len(scores.get(name, ())) <= turn:
@@ -143,8 +140,9 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
 
 
 def worth(run: Run) -> tuple[float, str]:
-    """The metric on val, and the name, of what would be shipped if the fit ended here: of the likeliest network (the average, where
-    there is one) with the best of its heads. A head that is in the middle of its training says less of a network."""
+    """The metric on val, and the name, of what would be shipped if the fit ended here: of the likeliest network (the
+    average, where there is one) with the best of its heads. A head that is in the middle of its training says less of
+    a network."""
     wanted = select.names(run)
     likeliest = [name for name in wanted if parts(name)[0] == parts(wanted[0])[0]]
     best = select.choose(run, candidates(run, likeliest) or candidates(run, wanted))
