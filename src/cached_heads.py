@@ -1,5 +1,5 @@
-"""Heads on cached features, many in one process: what `train.py recipe=probe probe.head=… data.suspects=keep` would
-reach on val."""
+"""Heads on cached features, many in one process: what `train.py recipe=probe probe.head=…` would reach on val, which
+learns from the same images, those whose labels are wrong left out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import hydra
+import torch
 
 from src import folder, hardware, resume
-from src.build import prepare
+from src.build import NOISELESS, prepare
 from src.check import configs
 from src.check.words import Word, parsed
 from src.contracts import ConfigError
+from src.decide import questions
 from src.run import quiet
 from src.stages import probe
 from src.stages.embed import embed
@@ -26,16 +28,21 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     home.path.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         cfg = resume.plain(resume.absolute(hydra.compose("train", [*words, f"run_dir={home.path}"])))
-    if cfg["data"]["suspects"] == "drop":
-        raise ConfigError(
-            "data.suspects=drop: which labels are wrong is found by all heads of a probe together, and here each is "
-            "solved alone, on all training images.\nLeave data.suspects out."
-        )
-    r = prepare({**cfg, "start": "random", "select": "last"}, home)
+    r = prepare({**cfg, "start": "random", "select": "last", "data": {**cfg["data"], "suspects": "keep"}}, home)
+    if cfg["data"]["suspects"] == "drop" and r.task.noise is None:
+        raise ConfigError(NOISELESS)
     network, device = r.network(), hardware.device(cfg)
     x, target, chosen, _ = probe.features(r, network, device, None)
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")
     views, groups = probe.columns(network, x), probe.grouped(r, chosen)
+    noise = None
+    if "labels" in questions(r, configs.given(words), cfg):
+        noise = probe.doubted(r, x, target, views, groups, None)
+    if noise and noise.wrong.any():
+        kept = torch.nonzero(~noise.wrong)[:, 0]
+        x, target, groups = x[kept], target[kept], None if groups is None else groups[kept]
+        told = f"{int(noise.wrong.sum()):,} training images are not learnt by any trial: their labels are rather wrong"
+        print(f"         {told} than right (data.suspects=keep learns all)", flush=True)
 
     def score(drawn: Sequence[str]) -> dict[str, float]:
         asked = {w.key.removeprefix("probe."): w.values[0] for w in map(parsed, drawn) if isinstance(w, Word)}

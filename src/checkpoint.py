@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from src import folder
 from src.contracts import ConfigError
+from src.fsdp import local
 
 
 class NonFinite(RuntimeError):
@@ -24,7 +25,6 @@ class AtomicCheckpointIO(CheckpointIO):
     OSError goes up."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        _refuse_non_finite(checkpoint)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.*.tmp"):
@@ -101,11 +101,7 @@ def _keep(path: Path, copy: Path) -> None:
         os.replace(link, copy)
 
 
-def _refuse_non_finite(checkpoint: dict[str, Any]) -> None:
-    for name, value in checkpoint.get("state_dict", {}).items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise NonFinite(
-                f"{name} is not finite at step {checkpoint.get('global_step')}; this state is not saved.\n"
-                "The last good checkpoint is kept. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, "
-                "or look with debug=anomaly."
-            )
+def non_finite(state: dict[str, torch.Tensor]) -> str:
+    """The name of the first weight that is not finite, or ''."""
+    floats = ((name, local(value)) for name, value in state.items() if value.is_floating_point())
+    return next((name for name, value in floats if not bool(torch.isfinite(value).all())), "")

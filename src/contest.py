@@ -26,17 +26,18 @@ from src.stages.candidates import candidates, parts
 from src.stages.fit import trained
 from src.stages.predict import measure
 
-PLACE = "contest"
 LEAST = 3.0  # seconds until the first comparison, below which it would be chance
 LOGGERS = ("csv", "tensorboard")  # that write into the run folder; others would be told of runs that are thrown away
 
 
 def homes(home: folder.RunFolder, names: Sequence[str]) -> list[folder.RunFolder]:
     """A folder for each network; the run's own where there is one network."""
-    shutil.rmtree(home.path / PLACE, ignore_errors=True)  # of a process that was killed before it had decided
+    shutil.rmtree(home.path / folder.CONTEST, ignore_errors=True)  # of a process that was killed before it had decided
     if len(names) < 2:
         return [home]
-    places = [home.path / PLACE / f"{i + 1}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for i, name in enumerate(names)]
+    places = [
+        home.path / folder.CONTEST / f"{i + 1}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for i, name in enumerate(names)
+    ]
     for place in places:
         place.mkdir(parents=True)
     return [folder.RunFolder(place) for place in places]
@@ -84,7 +85,14 @@ def _seconds(cfg: DictConfig) -> float | None:
 
 
 def going(home: folder.RunFolder, words: Mapping[str, Any]) -> bool:
-    return "fit" in words["stages"] and (home.path / PLACE).is_dir()
+    """Whether there is a contest to go on with; ConfigError where these stages pass over it."""
+    there = (home.path / folder.CONTEST).is_dir()
+    if there and "fit" not in words["stages"]:
+        raise ConfigError(
+            f"stages=[{','.join(words['stages'])}]: {home.path} has several networks (model.top), of which a fit of "
+            "each finds the one that goes on.\nAdd fit to the stages."
+        )
+    return there
 
 
 def hold(cfg: DictConfig, home: folder.RunFolder) -> None:
@@ -102,17 +110,17 @@ def hold(cfg: DictConfig, home: folder.RunFolder) -> None:
         left = better(left, {name: scores[name][turn] for name in left}, said["mode"])
     if leader:
         if "winner" not in said:
-            data = folder.RunFolder(home.path / PLACE / left[0]).state()["data"]
+            data = folder.RunFolder(home.path / folder.CONTEST / left[0]).state()["data"]
             home.update(contest=said | {"scores": scores, "winner": left[0]}, data=data)
         crown(home)
-    while (home.path / PLACE).exists():  # a file and no collective: there may be no other rank yet
+    while (home.path / folder.CONTEST).exists():  # a file and no collective: there may be no other rank yet
         time.sleep(0.1)
 
 
 def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals: int) -> float:
     """Fits a network to the end of this round -> its metric on val."""
-    own = folder.RunFolder(home.path / PLACE / name)
-    words = resume.read(cfg, own)
+    own = folder.RunFolder(home.path / folder.CONTEST / name)
+    words = resume.read(cfg, own) | {"select": own.words()["select"]}  # by which all are compared
     end = halving.ends(rivals, words["trainer"]["max_epochs"])[turn]
     words["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": end}
     run = prepare(words, own)
@@ -123,21 +131,22 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
         trained(run, "fit")
     except NonFinite as error:  # on all ranks; the others shall not end with it, nor each resume of the run
         signals.defer(False)
-        print(f"         {error}", flush=True)
+        print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
         return math.nan
-    score = worth(run)
+    score, name = worth(run)
     if run.leader:
-        print(f"         {run.task.monitor} {score:.4f}", flush=True)
+        print(f"         {run.task.monitor} {score:.4f}, if it were shipped now, as {name}", flush=True)
     return score
 
 
-def worth(run: Run) -> float:
-    """The metric on val of what would be shipped if the fit ended here: of the likeliest network (the average, where
-    there is one) with the best of its heads. A head that is in the middle of its training says less of a network."""
+def worth(run: Run) -> tuple[float, str]:
+    """The metric on val, and the name, of what would be shipped if the fit ended here: of the likeliest network (the
+    average, where there is one) with the best of its heads. A head that is in the middle of its training says less of
+    a network."""
     wanted = select.names(run)
     likeliest = [name for name in wanted if parts(name)[0] == parts(wanted[0])[0]]
     best = select.choose(run, candidates(run, likeliest) or candidates(run, wanted))
-    return measure(run, "val", best.logits, best.target)[run.task.monitor]
+    return measure(run, "val", best.logits, best.target)[run.task.monitor], best.name
 
 
 def better(left: Sequence[str], scores: Mapping[str, float], mode: str) -> list[str]:
@@ -154,7 +163,7 @@ def _keep(home: folder.RunFolder, said: Mapping[str, Any], seconds: float) -> No
 
 def crown(home: folder.RunFolder) -> None:
     """Makes the winner's folder the run's, file by file, so that a kill in between leaves the rest to be done."""
-    own = home.path / PLACE / home.state()["contest"]["winner"]
+    own = home.path / folder.CONTEST / home.state()["contest"]["winner"]
     config = own / "config.yaml"
     if config.is_file():
         for file in list(own.iterdir()):
@@ -167,7 +176,7 @@ def crown(home: folder.RunFolder) -> None:
         words["logger"] = home.words()["logger"]
         resume.keep(OmegaConf.create(words), home)
         print(networks.screen(found), flush=True)
-    shutil.rmtree(home.path / PLACE)
+    shutil.rmtree(home.path / folder.CONTEST)
 
 
 def _table(state: Mapping[str, Any]) -> list[list[str]]:

@@ -53,9 +53,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))
     screen.yours(typed)
-    if len(cfgs) > 1 and "fit" in words["stages"]:
-        contest.refuse(cfgs)
     if len(cfgs) > 1:
+        contest.refuse(cfgs)
         contest.begin(home, homes, cfgs)
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return cfgs[0]
@@ -84,12 +83,14 @@ def ask(
     if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes):
         raise ConfigError(NOISELESS)
     if probes:
-        wanted = questions(r, given, words)
-        wanted = tuple(one for one in wanted if one == "labels") if first else wanted
+        asked = questions(r, given, words)
+        known = [one for one in asked if first and one != "labels"]
+        wanted = tuple(one for one in asked if one not in known)
         probed = (pixels if r.task.dense else probe).probe(r, device, wanted, share)
         if first:
-            own = {key: getattr(probed, key) for key in ("head", "score", "last", "noise", "wrong", "notes")}
-            probed = replace(first, **own)
+            own = {key: getattr(probed, key) for key in ("head", "score", "last", "noise", "wrong")}
+            note = [f"what was asked of the first network holds for this one: {', '.join(known)}"] if known else []
+            probed = replace(first, **own, notes=(*probed.notes, *note))
     return r, probed, pace(r, device) if words["budget"] else None
 
 

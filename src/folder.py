@@ -19,6 +19,7 @@ import yaml
 
 from src.contracts import ConfigError, File
 
+CONTEST = "contest"  # below a run folder: those of several networks that are fitted side by side, until one is left
 ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stands beside a metric in metrics.json
 
 

@@ -50,6 +50,12 @@ class FSDP2Strategy(DDPStrategy):
             dist._broadcast_coalesced(dist.distributed_c10d._get_default_group(), buffers, BUCKET, 0)
         return super().training_step(*args, **kwargs)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Lets go of the network: torch moves none of which a part is gathered, and its own error would be told instead
+        of the one that ended the fit."""
+        nothing: Any = None
+        self.connect(nothing)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         found: dict[Any, torch.Tensor] = {}  # what is in the checkpoint twice is in the file once
 

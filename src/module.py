@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from src import rng, world
+from src.checkpoint import NonFinite, non_finite
 from src.contracts import ConfigError, Task
 from src.predicting import kept
 from src.replan import Plan, read
@@ -230,7 +231,14 @@ class Module(pl.LightningModule):
         assert self.plan is not None
         checkpoint["model"] = self.facts
         checkpoint["plan"] = {**self.plan.plain(), "place": float(self.pace(self.trainer.global_step))}
-        checkpoint["train_loss"] = world.gather({k: float(v) for k, v in self.train_loss.items()})
+        found = {k: float(v) for k, v in self.train_loss.items()}, non_finite(checkpoint["state_dict"])
+        losses, names = zip(*world.gather(found), strict=True)
+        if name := next(filter(None, names), ""):  # on all ranks: rank 0, which writes, may go on without this fit
+            raise NonFinite(
+                f"{name} is not finite at step {checkpoint['global_step']}; this state is not saved.\nThe last good "
+                "checkpoint is kept. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look with debug=anomaly."
+            )
+        checkpoint["train_loss"] = list(losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         was = len(checkpoint["train_loss"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.contracts import ConfigError, Run
 from src.facts import Ranked
+from src.models.timm_backbone import known
 from src.stages.rank import rank
 
 TITLE = "## Networks"
@@ -26,12 +28,26 @@ def contenders(words: Mapping[str, Any], given: Collection[str]) -> list[dict[st
             f"model.candidates and {' '.join(sorted(both))}: the candidates say which network it is, and its weights.\n"
             "Leave out one of the two."
         )
-    named = [{**model, "name": name, "weights": file, "candidates": None, "top": 1} for name, file in wanted.items()]
+    files = {name: file and str(Path(file).expanduser()) for name, file in wanted.items()}
+    named = [{**model, "name": name, "weights": file, "candidates": None, "top": 1} for name, file in files.items()]
+    _refuse_unknown(named)
     words = {**words, "start": "random", "select": "last", "augment": dict(words["augment"])}
     words["data"] = {**words["data"], "suspects": "keep"}
     if words["augment"].get("policy") == "auto":
         words["augment"]["policy"] = None
     return [{**words, "model": each} for each in named or [model]]
+
+
+def _refuse_unknown(models: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError with all that is wrong with their names and files, before anything is computed for the first."""
+    faults = []
+    for model in models if models and models[0]["_target_"].endswith(".timm_backbone") else ():
+        try:
+            known(model["name"], model["pretrained"], model["weights"])
+        except ConfigError as error:
+            faults.append(f"model.candidates: {error}")
+    if faults:
+        raise ConfigError("\n\n".join(faults))
 
 
 def ranked(runs: Sequence[Run], device: str, seconds: float | None) -> list[tuple[Run, Ranked]]:

@@ -86,6 +86,12 @@ def replan(home: folder.RunFolder, cfg: Mapping[str, Any], asked: Mapping[str, A
 
 def _state(home: folder.RunFolder, said: str) -> dict[str, Any]:
     last = home.path / "checkpoints" / "last.ckpt"
+    if (home.path / folder.CONTEST).is_dir():
+        raise ConfigError(
+            f"resume={home.path} {said}: several networks are still fitted side by side (model.top), and with another "
+            "end they would be compared after another part of their fits than those that were compared already.\n"
+            f"Resume without {said}, and with it once one network is left; or start a new run with it."
+        )
     if not (last.exists() or checkpoint.previous(last).exists()):
         raise ConfigError(
             f"resume={home.path} {said}: this run has not trained yet, so there is nothing to go on with.\n"

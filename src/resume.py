@@ -74,7 +74,7 @@ def _choose(cfg: DictConfig) -> Path:
 
 def unfinished(runs: Path) -> Path | None:
     """The newest run folder here that has trained and is not finished."""
-    places = "*/checkpoints/last*.ckpt", "*/contest/*/checkpoints/last*.ckpt"
+    places = "*/checkpoints/last*.ckpt", f"*/{folder.CONTEST}/*/checkpoints/last*.ckpt"
     folders = {runs / p.relative_to(runs).parts[0] for place in places for p in runs.glob(place)}
     newest = sorted(folders, key=lambda p: p.name, reverse=True)
     return next((p for p in newest if folder.RunFolder(p).state().get("state") != "finished"), None)

@@ -231,11 +231,17 @@ def test_of_networks_fitted_side_by_side_the_winner_is_as_if_alone_and_a_kill_re
     more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "stages=[probe,fit]")
     asked = [word for word in words(shapes, tmp_path, *more) if "model.name" not in word]
     assert zygote.run(*asked, fault={"at": "step", "n": 15, "number": 9}) == -9, zygote.screen
+    assert "what was asked of the first network holds for this one: mirror, turn, grey" in zygote.screen
     first = found(run, "run.json")["contest"]
     assert list(first["scores"]) == ["1-test_byobnet.glyphs"] and "winner" not in first
+    for word, told in {"trainer.max_epochs=5": "side by side", "stages=[select]": "Add fit"}.items():
+        assert zygote.run(f"resume={run}", word) == 2 and told in zygote.screen, zygote.screen
     assert zygote.run(f"resume={run}", fault={"at": "predict", "n": 0, "number": 9}) == -9, zygote.screen
     assert zygote.screen.count("a training step") == 10, "what the second had not saved"
-    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    assert zygote.run(f"resume={run}", "select=last") == 0, zygote.screen
+    assert "if it were shipped now, as " in zygote.screen and "as last" not in zygote.screen, (
+        "as the first was measured"
+    )
     assert zygote.screen.count("a training step") == 6, "the winner's last epoch: the second is only measured"
     state = found(run, "run.json")
     assert state["contest"]["winner"] == "1-test_byobnet.glyphs" and not (run / "contest").exists()
@@ -297,14 +303,22 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(kept, "run.json")["images"]["train"] == 96
 
 
-def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts(auto, zygote, tmp_path):
+def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end_in_a_tested_one(
+    auto, zygote, tmp_path
+):
     root, run, blank = quarters(tmp_path / "images", 6), tmp_path / "run", tmp_path / "blank.safetensors"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     save_file({key: torch.zeros_like(value) for key, value in state.items()}, blank)  # which can doubt nothing
     names = f"model.candidates={{test_byobnet.glyphs: null, test_resnet: '{blank}'}}"
-    more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "trainer.max_epochs=2", "stages=[probe,fit]")
+    more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "trainer.max_epochs=2")
     asked = [word for word in words(root, auto, *more) if "model.name" not in word]
-    assert zygote.run(*asked) == 0, zygote.screen
+    assert zygote.run(*asked, "stages=[probe]", "budget=8s") == 2, zygote.screen
+    assert "leave too little to fit 2 networks" in zygote.screen
+    late = ("stages=[probe,fit,select,test]", "callbacks.deadline.seconds=0.001")
+    fault = {"at": "step", "n": 1, "raises": "NonFinite"}  # of the second network: each has one step
+    assert zygote.run(*asked, *late, fault=fault) == 0, zygote.screen
+    assert "test_resnet goes no further, the others do" in zygote.screen
+    assert found(run, "metrics.json")["test/acc"] > 0.9, "the time was over before the first comparison"
     assert "data.suspects=drop" in zygote.screen and "data.suspects=keep" in zygote.screen
     assert found(run, "config.yaml")["model"]["name"] == "test_byobnet.glyphs"
     left = [row for row in csv.DictReader((run / "suspects.csv").read_text().splitlines()) if row["left out"] == "yes"]

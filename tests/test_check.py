@@ -132,6 +132,7 @@ BAD = {  # words -> what the answer must say, a regular expression
     "model.top=2": "model.candidates names 0 of them",
     "model.top=3 model.candidates=[resnet18,resnet34,resnet18]": "names 2 of them",
     "model.top=2 model.candidates=[resnet18,resnet34] recipe=probe": "Nothing is fine-tuned",
+    "model.top=2 model.candidates=[resnet18,resnet34] stages=[probe,select]": "It is fits that are compared",
     "model.top=2 model.candidates=[resnet18,resnet34] trainer.limit_val_batches=0": "val that chooses",
     "model.top=2 model.candidates=[a,b] trainer.max_epochs=-1 trainer.max_steps=50": "part of their epochs",
     "stages=[fit,tset]": "fit, select, calibrate, refit, test, robustness, report",

@@ -67,6 +67,12 @@ def test_a_killed_run_resumes_to_the_same_bit(run, zygote, divided):
     same(divided, killed)
 
 
+def test_an_error_while_weights_are_gathered_is_told_and_not_one_of_torch_about_them(zygote, small):
+    fault = {"at": "forward", "n": 15, "raises": "OutOfMemoryError"}
+    assert zygote.run(*small, "trainer=fsdp", "trainer.devices=1", fault=fault) == 1
+    assert "a training step" in zygote.screen and "Out of memory with data.batch_size=8" in zygote.screen
+
+
 @pytest.mark.parametrize(
     ("name", "checkpointing", "units"),
     [

@@ -322,6 +322,13 @@ def test_plain_data_that_is_no_state_dict_is_refused(tmp_path, thing):
 def test_files_that_are_missing_or_damaged_are_refused(files, tmp_path, suffix):
     with pytest.raises(ConfigError, match="there is no such file"):
         started(SMALL, tmp_path / f"none.{suffix}")
+    state = {k: v.clone() for k, v in backbone(SMALL).net.state_dict().items()}
+    state["bn2.bias"][0] = torch.inf
+    (save_file if suffix == "safetensors" else torch.save)(state, tmp_path / f"spoilt.{suffix}")
+    with pytest.raises(
+        ConfigError, match=r"1 of its tensors are not finite, such as backbone.bn2.bias.*\n.*another file"
+    ):
+        started(SMALL, tmp_path / f"spoilt.{suffix}")
     whole = files(SMALL)[0].read_bytes()
     for name, content in {"text": b"hello", "empty": b"", "cut": whole[: len(whole) // 2]}.items():
         file = tmp_path / f"{name}.{suffix}"

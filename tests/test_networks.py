@@ -14,6 +14,7 @@ from src.stages.rank import knn, nearest
 from src.tasks.multiclass import multiclass
 from src.tasks.multilabel import multilabel
 from src.tasks.regression import regression
+from tests.yamls import node
 
 
 def test_halving_ends_with_one_whose_fit_is_whole_and_costs_what_it_says():
@@ -34,6 +35,15 @@ def test_the_first_of_the_probe_stays_first_and_the_others_go_by_both():
     assert networks.order([(0.7, 0.9), (0.9, 0.1), (0.8, 0.8)]) == [1, 2, 0], "level by both: the probe decides"
     assert networks.order([(0.7, 0.9), (0.9, 0.1), (0.8, 0.05), (0.6, 0.95)]) == [1, 0, 3, 2]
     assert networks.order([(0.7, None), (0.9, None)]) == [1, 0]
+
+
+def test_all_that_is_wrong_with_candidates_is_told_before_anything_is_computed(tmp_path):
+    words = {"model": node("model", "timm", name="a"), "augment": {}, "data": {}}
+    words["model"]["candidates"] = {"test_vit": str(tmp_path), "test_resnt": None, "test_byobnet.glyphs": None}
+    with pytest.raises(ConfigError) as told:
+        networks.contenders(words, ())
+    assert "candidates: model.weights" in str(told.value) and "candidates: model.name=test_resnt" in str(told.value)
+    assert "test_resnet" in str(told.value) and "glyphs" not in str(told.value)
 
 
 def view(task):

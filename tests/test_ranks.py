@@ -10,7 +10,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from src import world
 from src.build import prepare
+from src.checkpoint import NonFinite
 from src.contracts import Source
 from src.data.folder import folder
 from src.data.huggingface import huggingface
@@ -20,6 +22,8 @@ from src.data.webdataset import webdataset
 from src.factory import make
 from src.folder import RunFolder
 from src.models.timm_backbone import timm_backbone
+from src.module import Module
+from src.replan import Plan
 from src.resume import plain
 from src.stages.predict import measure, predictions, table
 from tests import made
@@ -63,6 +67,25 @@ def test_each_image_of_any_source_is_seen_by_one_rank_once(sources, name):
         assert index == list(range(len(sources["folder"].splits[split])))
         assert pixels == seen(sources["folder"], split, 1)[1]
     assert seen(sources[name], "train", 3, train=True)[0] == list(range(48))
+
+
+@pytest.mark.parametrize("mine, theirs", [(1.0, ""), (torch.nan, ""), (1.0, "b")])
+def test_weights_that_are_not_finite_on_one_rank_are_saved_by_none(monkeypatch, mine, theirs):
+    loss = {"sum": 1.0, "images": 8.0}
+    monkeypatch.setattr(world, "gather", lambda said: [said, (loss, theirs)])
+    module = SimpleNamespace(
+        plan=Plan(4, 4), facts={}, pace=float, train_loss=loss, trainer=SimpleNamespace(global_step=3)
+    )
+    checkpoint = {
+        "state_dict": {"a": torch.ones(2), "n": torch.tensor(1), "b": torch.tensor([0, mine])},
+        "global_step": 3,
+    }
+    if mine == 1 and not theirs:
+        Module.on_save_checkpoint(module, checkpoint)
+        assert checkpoint["train_loss"] == [loss, loss]
+        return
+    with pytest.raises(NonFinite, match="b is not finite at step 3"):
+        Module.on_save_checkpoint(module, checkpoint)
 
 
 def words(case: str, home: Path, shapes: Path) -> list[str]:

@@ -213,6 +213,10 @@ def test_a_space_that_makes_no_sense_is_refused_before_the_first_trial(case, tmp
         (["lr", "optimiser.lr=0.1"], "Did you mean optimizer.lr=0.1?"),
         (["lr", "stages=[fit]"], "stages is not for a search"),
         (["lr", "prune=median", "objective=[monitor,seconds]"], "with several objectives"),
+        (
+            ["lr", "prune=median", "model.candidates=[resnet18,resnet34]", "model.top=2"],
+            "with several networks in a trial",
+        ),
         (["lr", "objective=val/nll"], "objective must be monitor, or a mapping"),
         (["lr", "-m"], "There are no flags here"),
         (["trials=3"], "the first word is the space"),
@@ -306,12 +310,14 @@ def test_a_search_of_real_trials(tmp_path):
 
 
 @pytest.mark.slow
-def test_heads_in_one_process_reach_what_a_run_of_each_reaches(tmp_path, zygote, shapes):
-    plain = [word for word in words_of(shapes, tmp_path) if word != "recipe=off"]
+def test_heads_in_one_process_reach_what_a_run_of_each_reaches_and_leave_out_the_same_labels(tmp_path, zygote, capsys):
+    from tests.test_auto import quarters
+
+    plain = [word for word in words_of(quarters(tmp_path / "images", 6), tmp_path) if word != "recipe=off"]
     plain = ["recipe=probe", "model.pretrained=true", *(w for w in plain if not w.startswith("model."))]
     plain += ["model.name=test_byobnet.glyphs", "model.image_size=32"]
     assert main(["probe", "trials=6", "seeds=0", "objective={val/nll: min}", *plain]) == 0
-    rows = trials(tmp_path / "logs" / "search" / "probe")
+    rows, screen = trials(tmp_path / "logs" / "search" / "probe"), capsys.readouterr().out
     assert [row["state"] for row in rows] == ["complete"] * 6
     assert len({row["val/nll"] for row in rows}) == 6
     for i in (0, 5):
@@ -319,7 +325,10 @@ def test_heads_in_one_process_reach_what_a_run_of_each_reaches(tmp_path, zygote,
         run = tmp_path / str(i)
         assert zygote.run(*plain, *head, "stages=[probe,select]", f"run_dir={run}") == 0, zygote.screen
         assert jobs.metrics(run)["val/nll"] == pytest.approx(float(rows[i]["val/nll"]), rel=1e-4)
-    assert main(["probe", "trials=1", *plain, "data.suspects=drop", f"name={tmp_path.name}"]) == 2
+        wrong = [row for row in tables.read(run / "suspects.csv") if row["left out"] == "yes"]
+        assert f"{len(wrong)} training images are not learnt by any trial" in screen and len(wrong) > 18
+    balanced = ["task.monitor=val/balanced_acc", "data.suspects=drop", f"name={tmp_path.name}"]
+    assert main(["probe", "trials=1", *plain, *balanced]) == 2
     wrong = ["probe.head=whitened", "probe.strength=0.5", "probe.view=last", "stages=[probe,select]"]
     assert zygote.run(*plain, *wrong) == 2
     assert "It has lda, logistic, nearest, ridge on last, stages" in zygote.screen

@@ -26,10 +26,12 @@ import src.run  # noqa: F401 (imported here so that the children need not)
 def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0) -> None:
     """Sends this process a signal, raises an error, or says that it hangs, and does, at a place passed n times."""
     from src import checkpoint, decisions
+    from src.models.network import Network
     from src.module import Module
     from src.predicting import Predicting
 
     owner, name = {
+        "forward": (Network, "forward"),
         "step": (Module, "training_step"),
         "validation": (Module, "validation_step"),
         "predict": (Predicting, "predict_step"),
@@ -42,7 +44,7 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
         if at == "save" and ".ckpt" not in str(args[0]):
             return real(*args, **kwargs)
         if passed[0] == n and raises:
-            raise getattr(torch, raises)(
+            raise (getattr(torch, raises, None) or getattr(checkpoint, raises))(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
             )
         if passed[0] == n and sleeps:

@@ -28,7 +28,7 @@ class NonFiniteGuard(Callback):
         images = ", ".join(train.paths[i] for i in self.index[:4].tolist())
         rates = sorted({g["lr"] for g in trainer.optimizers[0].param_groups})
         raise NonFinite(
-            f"The loss is {float(loss)} in epoch {trainer.current_epoch}, step {trainer.global_step} "
+            f"The loss is {float(loss.detach())} in epoch {trainer.current_epoch}, step {trainer.global_step} "
             f"(learning rate {rates[-1]:.3g}).\nThe update was not made; the last good checkpoint is kept.\n"
             f"The batch has {len(self.index)} images: {images}, …\n"
             "Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look with debug=anomaly."

@@ -116,6 +116,8 @@ def _top(of: Of) -> Iterator[str]:
         yield f"{asked}\n  model.candidates names {many} of them. Name as many, or leave model.top out."
     if of("recipe") == "probe":
         yield f"{asked} recipe=probe\n  Nothing is fine-tuned then. Leave out one of the two."
+    elif "fit" not in (stages := of("stages") or ()) and stages != ["probe"]:
+        yield f"{asked} stages={said(stages)}\n  It is fits that are compared. Add fit, or leave model.top out."
     if of("trainer.limit_val_batches") == 0:
         yield f"{asked} trainer.limit_val_batches=0\n  It is val that chooses. Leave out one of the two."
     if of("trainer.max_epochs") in (None, -1):

@@ -20,7 +20,7 @@ from src.contracts import Backbone, ConfigError, InputSpec
 from src.models.pools import pooled
 from src.models.recompute import recomputed
 from src.models.stages import family, maps, stage_of, stages
-from src.models.weights import read_spec, shipped
+from src.models.weights import read_spec, shipped, unreadable
 
 
 def timm_backbone(
@@ -45,8 +45,7 @@ def timm_backbone(
     With `weights` (or shipped ones) nothing is downloaded here: the file is loaded when the head exists. `candidates`
     and `top` have been answered when a network is built: one of them has become `name` and `weights`.
     """
-    file = weights or (shipped(name) if pretrained else None)
-    architecture = _published(name) if pretrained and not file else _architecture(name)
+    architecture, file = known(name, pretrained, weights)
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
     options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate}
@@ -80,6 +79,15 @@ def timm_backbone(
         head_scale=head_scale,
         batchnorm=batchnorm,
     )
+
+
+def known(name: str, pretrained: bool, weights: str | None) -> tuple[str, str | Path | None]:
+    """(timm's name of the network, the file of its weights; None: none, or those of the hub). ConfigError where there
+    is no such network, tag or file."""
+    file = weights or (shipped(name) if pretrained else None)
+    if weights and not Path(weights).is_file():
+        raise unreadable(weights, FileNotFoundError("that is no file"))
+    return _published(name) if pretrained and not file else _architecture(name), file
 
 
 def _architecture(name: str) -> str:

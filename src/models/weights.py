@@ -31,7 +31,7 @@ def read_spec(file: str | Path) -> InputSpec | None:
         with safe_open(str(file), "pt") as weights:
             said = (weights.metadata() or {}).get("input_spec")
     except (OSError, SafetensorError) as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     return spec_from_dict(json.loads(said)) if said else None
 
 
@@ -48,7 +48,7 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     for wrapper in ("state_dict", "model", "model_state"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -59,7 +59,7 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     return {k.removeprefix("module.").removeprefix("network."): v for k, v in state.items()}
 
 
-def _unreadable(path: str | Path, error: Exception) -> ConfigError:
+def unreadable(path: str | Path, error: Exception) -> ConfigError:
     found = str(error).strip().splitlines() or [type(error).__name__]
     reason = "there is no such file" if not Path(path).exists() else found[0][:200]
     return ConfigError(
@@ -84,6 +84,11 @@ def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = 
     fits = keep_head and all(k in state and state[k].shape == own[k].shape for k in head)
     kept = {k: v for k, v in state.items() if fits or not k.startswith("head.")}
     _refuse_differences(own, kept, head if not fits else [], file)
+    if spoilt := [k for k, v in kept.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+        raise ConfigError(
+            f"model.weights={file}: {len(spoilt)} of its tensors are not finite, such as {spoilt[0]}; a network that "
+            "has diverged, or a damaged file.\nTake another file."
+        )
     network.load_state_dict(kept, strict=fits)
     outputs = network.outputs
     note = f"head: kept, the weights have {outputs} outputs too" if fits else _head_note(state, outputs)

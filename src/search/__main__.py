@@ -105,7 +105,7 @@ class Asked:
             self.always.append(f"data.resize={own.value(self.words, 'data.resize')}")
         self.options["seed"] = own.value(self.words, "seed")
         self.objective = self._objective()
-        why = "several objectives" if len(self.objective) > 1 else "folds" if self.options["folds"] else ""
+        why = "several objectives" if len(self.objective) > 1 else "folds" if self.options["folds"] else self._rivals()
         if why and self.options["prune"] != "none":
             if "prune" in typed:
                 raise ConfigError(f"prune={typed['prune']}: with {why} no trial is stopped early.\nSet prune=none.")
@@ -128,11 +128,19 @@ class Asked:
             found |= one if isinstance(one, dict) else {"seconds": "min"} if one == "seconds" else monitor
         return found
 
+    def _rivals(self) -> str:
+        """What tells of a trial too late to stop it: it has no history before one of its networks is left."""
+        asked = own.value([*self.words, *self.always], "model.top")
+        tops = [str(asked), *(end for knob in self.knobs if knob.key == "model.top" for end in knob.ends)]
+        return "several networks in a trial (model.top)" if any(top.isdigit() and int(top) > 1 for top in tops) else ""
+
     @property
     def cached(self) -> bool:
         """Whether all trials have the same features."""
         heads = all(knob.key.startswith("probe.") for knob in self.knobs)
-        return heads and "recipe=probe" in [*self.words, *self.always] and not self.options["folds"]
+        words = [*self.words, *self.always]
+        several = self.options["folds"] or own.value(words, "model.candidates")
+        return heads and "recipe=probe" in words and not several
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -54,9 +54,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     read = "stages" if network.stages else "last"  # by the head that is trained
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
     noise = None
-    if "labels" in questions:  # of LDA heads, whatever head was asked for
-        lda = solve(x, target, columns(network, x), groups=groups, only="lda") if run.cfg["probe"]["head"] else heads
-        noise = _noise(run, lda, target)
+    if "labels" in questions:
+        noise = doubted(run, x, target, columns(network, x), groups, None if run.cfg["probe"]["head"] else heads)
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
@@ -114,9 +113,15 @@ def _solved(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, sl
     return [heads[0], next(head for head in heads if head.name.endswith(f" on {read}")), *heads]
 
 
-def _noise(run: Run, heads: list[Head], target: torch.Tensor) -> Noise | None:
-    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told."""
-    if run.task.noise is None or not (found := run.task.noise(heads, target)):
+def doubted(
+    run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, heads: list[Head] | None
+) -> Noise | None:
+    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told. By
+    `heads`, or, whatever head was asked for, by LDA's."""
+    if run.task.noise is None or run.task.solve is None:
+        return None
+    heads = heads or run.task.solve(x, target, views, run.cfg["seed"], groups=groups, only="lda")
+    if not (found := run.task.noise(heads, target)):
         return None
     many = found.share >= MANY and found.sure >= SURE and found.known >= KNOWN
     return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
