@@ -16,6 +16,8 @@ from src import combined, contest, folder, hardware, networks, recipe, resume, s
 from src.build import NOISELESS, card, prepare
 from src.check import configs
 from src.contracts import ConfigError, Run
+from src.data.audit import counts
+from src.data.suspects import without_suspects
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.settle import settle
@@ -81,7 +83,8 @@ def ask(
     once, of the first network: it has answered for the others, too."""
     possible(r, given)
     probed, probes = None, words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg)
-    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes):
+    rare = r.audit.imbalance > recipe.RARE and "task.monitor" not in given
+    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes or rare):
         raise ConfigError(NOISELESS)
     if probes:
         wanted = questions(r, given, words)
@@ -123,11 +126,13 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
 
 
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
+    """Of the images that are learnt: without those that the probe has just found to be labelled wrongly."""
     network = r.network()
+    learnt = without_suspects(r.source, r.home.path, "drop" if probed and probed.wrong else "keep")
     return Facts(
-        images=len(r.source.splits["train"]) - (probed.wrong if probed else 0),
-        val=len(r.source.splits["val"]),
-        counts=r.audit.counts,
+        images=len(learnt.splits["train"]),
+        val=len(learnt.splits["val"]),
+        counts=counts(learnt),
         size=r.spec.size[0],
         channels=r.spec.channels,
         family=network.family,

@@ -295,6 +295,10 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     kept = tmp_path / "kept"
     assert zygote.run(*words(root, auto, f"run_dir={kept}", "recipe=probe", "data.suspects=keep")) == 0, zygote.screen
     assert found(kept, "run.json")["images"]["train"] == 96
+    for file in sorted((root / "train" / "d").iterdir())[2:]:  # a class is rare now, and the others contradict it
+        file.unlink()
+    assert zygote.run(*words(root, auto, f"run_dir={kept}2", "data.suspects=drop")) == 2
+    assert "counts rare classes" in zygote.screen and "held out" not in zygote.screen
 
 
 def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts(auto, zygote, tmp_path):
@@ -309,6 +313,7 @@ def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts(auto, z
     assert found(run, "config.yaml")["model"]["name"] == "test_byobnet.glyphs"
     left = [row for row in csv.DictReader((run / "suspects.csv").read_text().splitlines()) if row["left out"] == "yes"]
     assert left and found(run, "run.json")["images"]["train"] == 96 - len(left)
+    assert f"| {(96 - len(left)) / 4:.3g} images a class" in (run / "recipe.md").read_text(), "of those that are learnt"
 
 
 def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):
