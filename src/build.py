@@ -35,7 +35,8 @@ from src.stats import metric
 
 NOISELESS = (
     "data.suspects=drop: which labels are wrong is found by the probe of a task with one class an image, and this run "
-    "has none, or counts rare classes as much as others.\nSet recipe=auto or task.monitor=val/acc, or data.suspects=keep."
+    "has none, or counts rare classes as much as others.\nSet recipe=auto and task.monitor=val/acc, or "
+    "data.suspects=keep."
 )
 
 
