@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from src import combined, contest, folder, hardware, networks, recipe, resume, screen
 from src.build import NOISELESS, card, prepare
 from src.check import configs
+from src.check.kinds import seconds
 from src.contracts import ConfigError, Run
 from src.data.audit import counts
 from src.data.suspects import without_suspects
@@ -101,11 +102,6 @@ def possible(r: Run, given: Collection[str]) -> None:
     epochs = r.cfg["trainer"]["max_epochs"] if "trainer.max_epochs" in given else sys.maxsize
     trainer = {**r.cfg["trainer"], "max_epochs": epochs}
     combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
-
-
-def seconds(budget: str) -> float:
-    """10m -> 600."""
-    return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
 
 
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
