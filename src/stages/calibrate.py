@@ -31,7 +31,8 @@ def calibrate(run: Run) -> None:
         features = predictions(run, network, "val", lambda image: network.both(image)[1])[1]
         images = make.Images(**held, features=features)
     if run.leader:
-        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"])
+        doubted = run.cfg["data"]["suspects"] == "drop"
+        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"], doubted)
         facts = folder.model_json(run.model)
         if "scaling" in plain:
             if run.task.tune:  # a threshold is of the probabilities that are shipped

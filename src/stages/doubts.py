@@ -13,9 +13,8 @@ import torch
 from src import folder, rng
 from src.columns import take, tensor
 from src.contracts import LEFT, SUSPECTS, Head, Noise, Run
+from src.mixture import MANY, SURE
 
-MANY = 0.15  # share of wrong labels from which they are left out (in clean sets up to 0.13 are seen), where it is more
-SURE = 3.0  # than none by so many standard errors, and
 KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
 LOGITS = 5e7  # images × classes that are judged: 2 GB, for a while
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from src.contracts import Head, Noise
+from src.mixture import mixture
 
-MOST = 3e5  # images × classes that the share is fitted on
 KEPT = 2  # images that a class keeps at least, whatever the others say of them
 
 
@@ -29,32 +29,3 @@ def noise(heads: Sequence[Head], target: torch.Tensor) -> Noise | None:
     for images in (torch.nonzero(target == c)[:, 0] for c in target.unique().tolist()):
         wrong[images[own[images].topk(min(KEPT, len(images))).indices]] = False
     return Noise(blind * (classes - 1) / classes, sure, float(p.amax(1).mean()), wrong, head)
-
-
-def mixture(logits: torch.Tensor, target: torch.Tensor) -> tuple[float, float, float, torch.Tensor]:
-    """The likeliest p(label) = (1 - blind) softmax(factor z) + blind / classes. -> its loss; blind; the standard errors
-    by which that is above 0 (the root of twice the ratio of log-likelihoods); softmax(factor z) (N, C)."""
-    z = logits.double().clamp(min=-1e3)
-    z = z / (z - z.mean(1, keepdim=True)).square().mean().sqrt().clamp(min=1e-6)
-    some = slice(None, None, math.ceil(z.numel() / MOST))
-    whole, z, target = z, z[some], target[some]
-
-    def fitted(some_wrong: bool) -> tuple[float, float, torch.Tensor]:
-        factor, odds = (torch.full((), v, dtype=z.dtype, requires_grad=True) for v in (0.0, -2.0))
-        optimizer = torch.optim.LBFGS([factor, odds], max_iter=60, line_search_fn="strong_wolfe")
-
-        def blind() -> torch.Tensor:
-            return odds.sigmoid() * some_wrong
-
-        def loss() -> torch.Tensor:
-            optimizer.zero_grad()
-            own = (factor.exp() * z).softmax(1).gather(1, target[:, None])
-            value = -((1 - blind()) * own + blind() / z.shape[1]).clamp(min=1e-12).log().mean()
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        return float(loss().detach()), float(blind().detach()), (factor.detach().exp() * whole).softmax(1)
-
-    (none, _, _), (least, blind, p) = fitted(False), fitted(True)
-    return least, blind, max(2 * len(target) * (none - least), 0.0) ** 0.5, p
