@@ -35,7 +35,8 @@ from src.stats import metric
 
 NOISELESS = (
     "data.suspects=drop: which labels are wrong is found by the probe of a task with one class an image, and this run "
-    "has none, or counts rare classes as much as others.\nSet recipe=auto, or data.suspects=keep."
+    "has none, or counts rare classes as much as others.\nSet recipe=auto and task.monitor=val/acc, or "
+    "data.suspects=keep."
 )
 
 
@@ -133,7 +134,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
             "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."
         )
-    if cfg["data"]["suspects"] == "drop" and (r.task.noise is None or not probe.there(home)):
+    if cfg["data"]["suspects"] == "drop" and not probe.there(home):
         raise ConfigError(NOISELESS)
     if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
         raise ConfigError(

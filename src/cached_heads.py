@@ -16,7 +16,7 @@ from src.check.words import Word, parsed
 from src.contracts import ConfigError
 from src.decide import questions
 from src.run import quiet
-from src.stages import probe
+from src.stages import doubts, probe
 from src.stages.embed import embed
 from src.stages.predict import measure
 
@@ -37,7 +37,7 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     views, groups = probe.columns(network, x), probe.grouped(r, chosen)
     noise = None
     if "labels" in questions(r, configs.given(words), cfg):
-        noise = probe.doubted(r, x, target, views, groups, None)
+        noise = doubts.noise(r, x, target, views, groups, None)
     if noise and noise.wrong.any():
         kept = torch.nonzero(~noise.wrong)[:, 0]
         x, target, groups = x[kept], target[kept], None if groups is None else groups[kept]

@@ -57,6 +57,10 @@ class Column(Sequence):
             return all(np.array_equal(mine, its, equal_nan=mine.dtype.kind == "f") for mine, its in pairs)
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
+    def __hash__(self) -> int:
+        """Equal columns are as long; NaN, which is equal in them, has no hash to go by."""
+        return hash(len(self))
+
     def __repr__(self) -> str:
         return repr(tuple(self))
 
@@ -204,14 +208,16 @@ def column(rows: Iterable[Any]) -> Sequence[Any]:
 
 
 def _array(rows: list[Any]) -> np.ndarray | None:
-    """None: they are no numbers, nor tuples of as many."""
+    """None: they are no numbers, nor tuples of as many; or whole ones that NumPy would round, of 64 bits and more."""
     if not isinstance(rows[0], Real | tuple):
         return None
     try:
         found = np.array(rows)
     except ValueError:
         return None
-    return found if found.dtype.kind in "biuf" and found.ndim < 3 else None
+    values = chain.from_iterable(rows) if found.ndim == 2 else rows
+    rounded = found.dtype.kind == "f" and not any(isinstance(value, float | np.floating) for value in values)
+    return found if found.dtype.kind in "bif" and found.ndim < 3 and not rounded else None
 
 
 def take(rows: Sequence[Any], index: Sequence[int] | np.ndarray) -> Sequence[Any]:

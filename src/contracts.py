@@ -182,6 +182,7 @@ class Noise:
     sure: float  # standard errors by which that is more than none
     known: float  # how sure the answers are that tell it, 0..1
     wrong: torch.Tensor  # (N,) bool: the label is rather wrong than right
+    head: Head  # whose answers tell it
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from omegaconf import DictConfig
 from src import combined, contest, folder, hardware, networks, recipe, resume, screen
 from src.build import NOISELESS, card, prepare
 from src.check import configs
+from src.check.kinds import seconds
 from src.contracts import ConfigError, Run
+from src.data.audit import counts
+from src.data.suspects import without_suspects
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
 from src.settle import settle
@@ -80,7 +83,8 @@ def ask(
     once, of the first network: it has answered for the others, too."""
     possible(r, given)
     probed, probes = None, words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg)
-    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes):
+    rare = r.audit.imbalance > recipe.RARE and "task.monitor" not in given
+    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes or rare):
         raise ConfigError(NOISELESS)
     if probes:
         asked = questions(r, given, words)
@@ -101,11 +105,6 @@ def possible(r: Run, given: Collection[str]) -> None:
     combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
 
 
-def seconds(budget: str) -> float:
-    """10m -> 600."""
-    return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
-
-
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
@@ -124,11 +123,13 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
 
 
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
+    """Of the images that are learnt: without those that the probe has just found to be labelled wrongly."""
     network = r.network()
+    learnt = without_suspects(r.source, r.home.path, "drop" if probed and probed.wrong else "keep")
     return Facts(
-        images=len(r.source.splits["train"]) - (probed.wrong if probed else 0),
-        val=len(r.source.splits["val"]),
-        counts=r.audit.counts,
+        images=len(learnt.splits["train"]),
+        val=len(learnt.splits["val"]),
+        counts=counts(learnt),
         size=r.spec.size[0],
         channels=r.spec.channels,
         family=network.family,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ class Entry:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        return json.loads((self.path / "model" / "model.json").read_text(encoding="utf-8"))
+        return folder.model_json(self.path / "model")
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -70,6 +70,22 @@ def sha256(file: File) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def model_of(word: str, run: Path) -> Path:
+    """The model/ of the run that this word names. ConfigError where there is none."""
+    if not (run / "model" / "weights.safetensors").is_file():
+        found = "it holds no model yet; its stage `select` is not done" if run.is_dir() else "there is no such folder"
+        raise ConfigError(f"{word}={run}: {found}.\nName the folder of a run that is finished.")
+    return run / "model"
+
+
+def model_json(model: Path) -> dict[str, Any]:
+    """What a model/ folder says of its weights. ConfigError where that cannot be read."""
+    try:
+        return json.loads((model / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{model}/model.json is damaged: {error}.\nCopy the whole model/ folder again.") from error
+
+
 def moved(node: Any, old: str, new: str) -> Any:
     """The config of a run folder that may have been moved: its paths are where it is now."""
     if isinstance(node, dict):

@@ -74,7 +74,7 @@ def _averaged(parts: list[torch.Tensor], target: str) -> torch.Tensor:
 def merge(sweep: Path) -> dict[str, float]:
     """Of embeddings and masks only the metrics: two embeddings have no mean, and the masks of val are not kept."""
     folds = runs(sweep)
-    facts = [json.loads((fold / "model" / "model.json").read_text(encoding="utf-8")) for fold in folds]
+    facts = [folder.model_json(fold / "model") for fold in folds]
     first = facts[0]
     for fold, other in zip(folds, facts, strict=True):
         if (other["classes"], other["task"]) != (first["classes"], first["task"]):
@@ -116,8 +116,7 @@ def over(folds: list[Path]) -> dict[str, float]:
     said, found = {}, [json.loads((fold / "metrics.json").read_text(encoding="utf-8")) for fold in folds]
     for key in sorted(set.intersection(*(set(folder.measured(metrics)) for metrics in found))):
         if None not in (values := [metrics[key] for metrics in found]):
-            centre, half = few.interval(values)
-            said |= {f"folds/{key}": centre, f"folds/{key}/low": centre - half, f"folds/{key}/high": centre + half}
+            said |= few.bounds(f"folds/{key}", values)
     return said
 
 

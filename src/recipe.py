@@ -84,10 +84,10 @@ def _input(facts: Facts) -> Iterator[Decision]:
     if (probed := facts.probed) is None:
         return
     if probed.noise is not None:
-        told = f"about {100 * probed.noise:.0f} % of the training labels are wrong, by held-out answers of the probe"
-        few = ": not so many, or not so surely, that any is left out"
-        left = f"; the likeliest {probed.wrong:,} are not learnt" if probed.wrong else few
-        yield Decision("data.suspects", "drop" if probed.wrong else "keep", told + left)
+        few = "too few, or too unsure, for any to be left out"
+        left = f"the likeliest {probed.wrong:,} are not learnt" if probed.wrong else few
+        share = f"about {100 * probed.noise:.0f} % wrong labels"
+        yield Decision("data.suspects", "drop" if probed.wrong else "keep", f"{share}: {left}")
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
         kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)

@@ -82,7 +82,7 @@ def run(
 
         jobs.pool(take, done, places)
         table = gathered(place, runs)
-        home.add_metrics({k: v for key in table for k, v in bounds(key, table[key]).items()})
+        home.add_metrics({k: v for key in table for k, v in few.bounds(key, [*table[key].values()]).items()})
         spent = [sum(jobs.state(place / name).get("seconds", {}).values()) for name in runs]
         home.update(state="failed" if failed else "finished", runs=list(runs), seconds={"runs": sum(spent)})
     return failed
@@ -105,11 +105,6 @@ def gathered(place: Path, runs: Sequence[str] | Mapping[str, Any]) -> Table:
                 if (value := found[key]) is not None:
                     table.setdefault(key, {})[name] = value
     return table
-
-
-def bounds(key: str, values: Mapping[str, float]) -> dict[str, float]:
-    centre, half = few.interval([*values.values()])
-    return {key: centre} | ({f"{key}/low": centre - half, f"{key}/high": centre + half} if math.isfinite(half) else {})
 
 
 def page(table: Table, other: Table | None, against: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -225,13 +224,8 @@ def same_data(home: folder.RunFolder, found: str) -> None:
 
 def weights(init_from: str, classes: tuple[str, ...]) -> tuple[Path, bool]:
     """The file that init_from starts from, and whether its head is for the same classes."""
-    run = Path(init_from)
-    file = run / "model" / "weights.safetensors"
-    if not file.is_file():
-        found = "it has no model/ yet; its stage `select` is not done" if run.is_dir() else "there is no such folder"
-        raise ConfigError(f"init_from={run}: {found}.\nName the folder of a run that is finished.")
-    said = json.loads((file.parent / "model.json").read_text(encoding="utf-8"))
-    return file, said["classes"] == list(classes)
+    model = folder.model_of("init_from", Path(init_from))
+    return model / "weights.safetensors", folder.model_json(model)["classes"] == list(classes)
 
 
 def step(home: folder.RunFolder) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+TWICE = 1.0  # seconds
 
 
 class Stopped(BaseException):
@@ -23,16 +26,21 @@ class _Watch:
     deferred = False  # a fit is under way and asks `wanted` after each step
     wanted = 0  # the exit code, once a signal has come
     timer: threading.Timer | None = None
+    told = -math.inf  # when the signal came
 
 
 _watch = _Watch()
 
 
 def install(grace: float = 60.0) -> None:
-    """Takes over the signals. A second signal, or `grace` seconds without a step, ends the process without a save."""
+    """Takes over the signals. A second signal, or `grace` seconds without a step, ends the process without a save. What
+    comes within a second of the first is the same again: `timeout` and batch systems tell a process and its group."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         code = CODES[signal.Signals(number)]
+        if time.monotonic() - _watch.told < TWICE:
+            return
+        _watch.told = time.monotonic()
         if not _watch.deferred or _watch.wanted:
             raise Stopped(code)
         _watch.wanted = code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -32,23 +32,31 @@ def check(file: Path) -> None:
 
 
 def read(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV that a run wrote, with at least these columns. DataError where it is damaged."""
-    rows, line = [], 1
+    """`rows`, by their names."""
+    head, *found = rows(file, columns)
+    return [dict(zip(head, row, strict=True)) for row in found]
+
+
+def rows(file: Path, columns: Sequence[str] = ()) -> Iterator[list[str]]:
+    """The names of the columns, these among them, then the rows of a CSV that a run wrote. DataError where it is
+    damaged."""
+    line = 1
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
+            reader = csv.reader(stream)
+            head = next(reader, [])
+            if lacking := [name for name in columns if name not in head]:
                 raise damaged(file, 1, f"there is no column {lacking[0]}")
-            for row in reader:
+            yield head
+            for row in filter(None, reader):
                 line = reader.line_num
-                if None in row or None in row.values():
+                if len(row) != len(head):
                     raise damaged(file, line, "it has not as many cells as the first line")
-                rows.append(row)
+                yield row
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}.\n{MEND}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise damaged(file, line + 1, str(error)) from error
-    return rows
 
 
 def damaged(file: Path, line: int, why: str) -> DataError:

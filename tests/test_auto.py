@@ -273,13 +273,13 @@ def test_what_needs_a_probe_is_refused_where_there_is_none(auto, zygote, shapes)
 
 def quarters(root, wrong: int):
     """4 classes, each bright in another quarter; of the 24 training images of each, the last `wrong` lie in the folders
-    of the other classes."""
+    of the other classes, and of the 12 of val the last half as many."""
     draw = np.random.default_rng(0)
-    for split, n in (("train", 24), ("val", 5), ("test", 6)):
+    for split, n in (("train", 24), ("val", 12), ("test", 6)):
         for c, i in itertools.product(range(4), range(n)):
             pixels = draw.integers(0, 120, (20, 20, 3), dtype=np.uint8)
             pixels[10 * (c // 2) :, 10 * (c % 2) :][:10, :10] += 100
-            told = "abcd"[(c + 1 + i % 3) % 4 if split == "train" and i >= n - wrong else c]
+            told = "abcd"[(c + 1 + i % 3) % 4 if i >= n - {"train": wrong, "val": wrong // 2, "test": 0}[split] else c]
             (root / split / told).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / split / told / f"{c}{i:02d}.png")
     return root
@@ -297,10 +297,15 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(run, "run.json")["images"]["train"] == 96 - len(left)
     assert not [path for path in left if path in (run / "split.csv").read_text()]
     assert found(run, "metrics.json")["test/acc"] > 0.9
-    assert "not learnt" in (run / "report" / "index.html").read_text()
+    for said in ("not learnt", "of the training labels are wrong", "of the labels of val are wrong: its metrics are"):
+        assert said in (run / "report" / "index.html").read_text(), said
     kept = tmp_path / "kept"
     assert zygote.run(*words(root, auto, f"run_dir={kept}", "recipe=probe", "data.suspects=keep")) == 0, zygote.screen
-    assert found(kept, "run.json")["images"]["train"] == 96
+    assert found(kept, "run.json")["images"]["train"] == 96 and "of val are wrong" not in zygote.screen
+    for file in sorted((root / "train" / "d").iterdir())[2:]:  # a class is rare now, and the others contradict it
+        file.unlink()
+    assert zygote.run(*words(root, auto, f"run_dir={kept}2", "data.suspects=drop")) == 2
+    assert "counts rare classes" in zygote.screen and "held out" not in zygote.screen
 
 
 def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end_in_a_tested_one(
@@ -323,6 +328,7 @@ def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end
     assert found(run, "config.yaml")["model"]["name"] == "test_byobnet.glyphs"
     left = [row for row in csv.DictReader((run / "suspects.csv").read_text().splitlines()) if row["left out"] == "yes"]
     assert left and found(run, "run.json")["images"]["train"] == 96 - len(left)
+    assert f"| {(96 - len(left)) / 4:.3g} images a class" in (run / "recipe.md").read_text(), "of those that are learnt"
 
 
 def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):

@@ -759,6 +759,9 @@ def test_a_row_costs_its_path_and_a_few_bytes_and_is_what_it_was():
     [
         ("b", "", "ü", "x" * 300, "\udc80"),  # the last: a name that is not UTF-8
         (3, -1, 300, 2**40),
+        (2**63, -1),  # which NumPy would round
+        ((2**63 + 1, -1), (0, 5)),
+        (2**64 - 1, 3),
         ((0.1, math.nan), (1.0, 2.0)),
         ((0.0, 1.0), (-1.0, 1.0)),
         (("a", "b"), ("c",)),  # what is neither text nor numbers stays as it is
@@ -770,7 +773,7 @@ def test_a_column_is_like_the_tuple_of_its_rows(rows):
     assert repr(tuple(found[::-1])) == repr(rows[::-1]) and repr(found[-1]) == repr(rows[-1])
     assert repr(tuple(take(found, [1, 1, 0]))) == repr((rows[1], rows[1], rows[0]))
     assert repr(tuple(joined(found, found))) == repr(rows + rows) and found != column(rows[:-1])
-    assert [type(row) for row in found] == [type(row) for row in rows]
+    assert [type(row) for row in found] == [type(row) for row in rows] and hash(found) == hash(column(list(rows)))
     with pytest.raises(IndexError):
         found[len(rows)]
 

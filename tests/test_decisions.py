@@ -116,6 +116,25 @@ def test_sets_hold_the_truth_as_often_as_stated_and_of_levels_they_are_intervals
     covered(99, 60, cover)
 
 
+def test_where_many_labels_are_wrong_probabilities_and_sets_are_worth_as_much_for_right_ones():
+    (found, right), (new, truth), draw = logits(3000, 0), logits(6000, 1), torch.Generator().manual_seed(2)
+    some = torch.rand(3000, generator=draw) < 0.5
+    wrong = torch.where(some, torch.randint(5, (3000,), generator=draw), right)
+
+    def covered(target: torch.Tensor, doubted: bool, method: str = "lac") -> tuple[dict, float]:
+        words = {**WORDS, "sets": method}
+        plain, *_ = decisions.fit(words, task(), decisions.Images(found / 3, target), None, 0, doubted)
+        inside = conformal.sets(scaling.scaled(plain["scaling"], new / 3).softmax(1), plain["sets"])
+        return plain, float(inside.gather(1, truth[:, None]).float().mean())
+
+    for method in ("lac", "aps", "raps"):
+        plain, held = covered(wrong, True, method)
+        assert held == pytest.approx(0.9, abs=0.03)
+    assert plain["scaling"]["factor"] == pytest.approx(3, rel=0.15)
+    assert plain["notes"][0].startswith("about 40 % of the labels of val are wrong")
+    assert covered(wrong, False)[1] > 0.95 and covered(right, True) == covered(right, False)
+
+
 def test_an_interval_grows_from_the_answer_to_the_likelier_side_and_thresholds_by_level_leave_no_gap():
     p = torch.tensor([[0.40, 0.05, 0.04, 0.06, 0.45]])  # whose mean is 2.11, the least likely
     assert conformal.outwards(p).tolist() == [[2, 3, 4, 1, 0]]

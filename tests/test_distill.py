@@ -188,5 +188,5 @@ def test_a_student_comes_nearer_to_its_teacher_which_stays_as_it_is(whole, shape
 
 
 def test_a_teacher_that_is_not_there_is_refused(shapes, tmp_path):
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match=r"^distill\.teacher\.folder=.*nowhere: there is no such folder"):
         built(["distill=run", f"distill.teacher.folder={tmp_path / 'nowhere'}"], tmp_path, shapes)

@@ -122,6 +122,9 @@ def test_a_run_without_a_model_is_refused_with_what_to_do(run, tmp_path):
         (half / "split.csv").write_text("\n".join([*rows[: number - 1], spoilt, *rows[number:]]))
         with pytest.raises(DataError, match=rf"split\.csv, line {number}: .*{why}.*\n.*train again"):
             evaluate(str(half), [])
+    (half / "split.csv").write_text("\n".join(row for row in rows if ",val," not in row))
+    with pytest.raises(DataError, match=r"split\.csv, .*it ends without an image of val"):
+        evaluate(str(half), [])
     shutil.rmtree(half / "model")
     with pytest.raises(ConfigError, match=r"train\.py resume="):
         evaluate(str(half), [])

@@ -280,5 +280,6 @@ def test_a_hung_step_does_not_outlive_a_second_signal(zygote, small):
         for said in ("it hangs", "once more ends at once"):
             while said not in zygote.screen:
                 time.sleep(0.1)
+            time.sleep(1.1)  # less would be the same signal, to the process and to its group
             os.kill(process, signal.SIGTERM)
     assert zygote.code == 143, zygote.screen

@@ -294,6 +294,13 @@ def test_a_door_tells_by_its_exit_code_how_it_ended(end, code, capsys):
 def test_the_interval_of_a_few_is_students():
     assert few.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.30 / 3**0.5))
     assert few.paired({"a": 2.0, "b": 3.0}, {"a": 1.0, "b": 1.0, "c": 9.0}) == pytest.approx((1.5, 12.71 / 2, 2))
+    ends = {"val/acc": (0, 1), "folds/test/iou/sky": (0, 1), "test/width/r2": (-2.8, 1), "test/mae": (0, 3.8)}
+    ends |= {"test/qwk": (-1, 1), "val/mine": (-2.8, 3.8)}  # of a metric that is not known nothing is cut off
+    for key, end in ends.items():
+        assert few.bounds(key, [0.0, 0.25, 1.0]).keys() == {key, f"{key}/low", f"{key}/high"}
+        found = few.bounds(key, [-0.8266, 0.5, 1.8266])  # ± 3.3
+        assert (found[f"{key}/low"], found[f"{key}/high"]) == pytest.approx(end, abs=0.01)
+    assert few.bounds("val/acc", [0.5]) == {"val/acc": 0.5}
 
 
 @pytest.mark.slow

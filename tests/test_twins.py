@@ -1,4 +1,5 @@
-"""Near-duplicates across splits: found where they are, told with their labels, and not taken for equal files."""
+"""What the probe says of single images: near-duplicates across splits, found where they are, told with their labels,
+and not taken for equal files; and which labels are wrong, of all images, however few the heads are solved on."""
 
 import csv
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from src.contracts import UNLABELLED, Source, Split
-from src.stages import twins
+from src.stages import doubts, twins
+from src.tasks.multiclass import multiclass
 
 
 def faked(monkeypatch, tmp_path, features, copies=()):
@@ -78,3 +80,34 @@ def test_where_all_images_are_alike_a_pair_must_stand_out(tmp_path, monkeypatch,
     found = {row["path"] for row in rows_of(tmp_path)}
     assert found == (set() if noise == 0.3 else {f"test/{i}.jpg" for i in range(0, 40, 5)})
     assert said.startswith("NEAR-DUPLICATES") == bool(found)
+
+
+@pytest.mark.parametrize("most", [1e9, 800])
+def test_labels_are_judged_of_more_images_than_the_heads_are_solved_on(tmp_path, monkeypatch, most):
+    """600 images of two classes, 30 % of them labelled wrongly; the heads have seen every third one."""
+    monkeypatch.setattr(doubts, "LOGITS", most)
+    draw = torch.Generator().manual_seed(0)
+    true = torch.arange(600) % 2
+    x = torch.randn(600, 6, generator=draw) + 2 * true[:, None]
+    label = torch.where(torch.rand(600, generator=draw) < 0.3, 1 - true, true)
+    task, train = multiclass(("a", "b"), "val/acc", "max"), Split([f"{i}.jpg" for i in range(600)], label.tolist())
+    run = SimpleNamespace(
+        task=task,
+        cfg={"seed": 0},
+        source=Source(Path("."), ("a", "b"), {"train": train}),
+        loaders=SimpleNamespace(loader=lambda split, only: [{"image": part} for part in x[only].split(50)]),
+        home=SimpleNamespace(path=tmp_path),
+    )
+    network, some = torch.nn.Module(), list(range(0, 600, 3))
+    network.embed = lambda image: image
+    found = doubts.noise(run, task.solve(x[some], label[some], {"last": slice(None)}, 0), label[some])
+    judged = doubts.further(run, network, "cpu", doubts.Judged(found.head, some, label[some], found))
+    assert len(set(judged.images)) == min(most / 2, 600) and torch.equal(judged.target, label[judged.images])
+    wrong = (label != true)[judged.images]
+    assert wrong[judged.noise.wrong].float().mean() > 0.9 and judged.noise.wrong[wrong].float().mean() > 0.9
+    said = doubts.told(run, judged)
+    assert "about 3" in said and ("400 of 600 images" in said) == (most == 800)
+    rows = list(csv.DictReader((tmp_path / "suspects.csv").read_text().splitlines()))
+    assert {row["path"] for row in rows if row["left out"] == "yes"} == {
+        f"{image}.jpg" for image, gone in zip(judged.images, judged.noise.wrong, strict=True) if gone
+    }

@@ -18,6 +18,17 @@ class Rule:
         return Rule(f"{self.words}, or {other.words}", lambda v: self.holds(v) or other.holds(v))
 
 
+UNITS = {"s": 1, "m": 60, "h": 3600}
+TIME = Rule(
+    "a time, as 90s, 10m or 2h", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\d+)?[smh]", v) is not None
+)
+
+
+def seconds(time: str) -> float:
+    """10m -> 600."""
+    return float(time[:-1]) * UNITS[time[-1]]
+
+
 def real(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -14,6 +14,7 @@ from src.check.kinds import (
     NULL,
     PRECISIONS,
     TEXT,
+    TIME,
     Rule,
     are,
     is_list,
@@ -36,10 +37,7 @@ RULES: dict[str, Rule] = {
     "name": Rule("a folder's name, or a/b", lambda v: TEXT.holds(v) and v[0] != "/" and ".." not in v.split("/")),
     "seed": whole("0 <= x"),
     "recipe": one_of("off", "probe", "fast", "auto", "best"),
-    "budget": Rule(
-        "a time, as 90s, 10m or 2h", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\d+)?[smh]", v) is not None
-    )
-    | NULL,
+    "budget": TIME | NULL,
     "start": one_of("random", "probe"),
     "sweep": Rule(
         "a list of different factors on the learning rate, of which the first is 1",

@@ -49,12 +49,17 @@ def audit(source: Source, limit: int = 100_000) -> Audit:
         equal = _equal(list(zip(looked, paths, strict=True)), pool)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
-        counts=tuple(n for n in _counts(source) if n or not source.labels.open),
+        counts=counts(source),
         short=_quantiles([min(size) for size in sizes]),
         aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
         looked=len(sizes),
         copies=equal,
     )
+
+
+def counts(source: Source) -> tuple[int, ...]:
+    """Training images of each class; where labels are open, of those that have any."""
+    return tuple(n for n in _counts(source) if n or not source.labels.open)
 
 
 def _counts(source: Source) -> tuple[int, ...]:

@@ -58,16 +58,35 @@ def outwards(p: torch.Tensor) -> torch.Tensor:
     return torch.stack(order, 1)
 
 
+def robust(every: torch.Tensor, own: torch.Tensor, alpha: float, blind: float) -> float:
+    """The least of the scores `own` (N,) of the classes that are told, below which that of the right class lies with
+    1 - alpha, where a part `blind` of what is told is one of all classes by chance: of these a set holds the part which
+    it holds of all, `every` (N, K) (Sesia et al. 2023; Penso and Goldberger 2024)."""
+    cut, all_ = own.sort().values, every.flatten().sort().values
+    told = torch.arange(1, len(cut) + 1) / (len(cut) + 1)
+    right = (told - blind * torch.searchsorted(all_, cut, right=True) / len(all_)) / (1 - blind)
+    enough = torch.nonzero(right >= 1 - alpha)[:, 0]
+    return float(cut[enough[0] if len(enough) else -1])
+
+
 def fit(
-    p: torch.Tensor, target: torch.Tensor, method: str, alpha: float, by_class: bool, ordered: bool = False
+    p: torch.Tensor,
+    target: torch.Tensor,
+    method: str,
+    alpha: float,
+    by_class: bool,
+    ordered: bool = False,
+    blind: float = 0.0,
 ) -> dict[str, Any]:
     """A threshold for each class, plain. by_class: classes with `OWN` images get theirs from these alone (Vovk 2012),
-    the others from what is left."""
-    own = scores(p, method, ordered).gather(1, target[:, None])[:, 0]
+    the others from what is left. blind: the part of the classes that says nothing; then there is one threshold."""
+    every = scores(p, method, ordered)
+    own = every.gather(1, target[:, None])[:, 0]
     count = torch.bincount(target, minlength=p.shape[1])
-    alone = (count >= max(OWN, needed(alpha))) & by_class
+    alone = (count >= max(OWN, needed(alpha))) & (by_class and not blind)
     rest = own[~alone[target]]
     common = threshold(rest if len(rest) >= needed(alpha) else own, alpha)
+    common = robust(every, own, alpha, blind) if blind else common
     cut = [threshold(own[target == c], alpha) if alone[c] else common for c in range(p.shape[1])]
     return {"method": method, "alpha": alpha, "threshold": cut, "own": int(alone.sum()), "ordered": ordered}
 

@@ -12,8 +12,10 @@ from src import threshold
 from src.contracts import Task
 from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import choose
+from src.mixture import MANY, mixture
 
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
+LIKELY = 1.64  # standard errors, one-sided 95 %: those of train are known to be wrong, and val is from the same hands
 Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
 
@@ -26,9 +28,12 @@ class Images:
     features: torch.Tensor | None = None
 
 
-def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None, seed: int) -> Fitted:
+def fit(
+    words: Mapping[str, Any], task: Task, held: Images, train: Images | None, seed: int, doubted: bool = False
+) -> Fitted:
     """words: the config's `calibrate`. held: images that the network has not learnt. train: those that it has, with
-    features; None where none are needed. -> what `save` takes, its `notes` saying what was left out; and the logits of
+    features; None where none are needed. doubted: classes of `held` may be wrong, and if many are, probabilities and
+    sets are fitted to the right ones. -> what `save` takes, its `notes` saying what was left out; and the logits of
     `held`, each scaled by what was fitted without it."""
     kind, logits, notes, n = task.target, held.logits.float(), list[str](), len(held.target)
     plain: dict[str, Any] = {"kind": kind, "images": n, "notes": notes}
@@ -42,11 +47,12 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
         elif words["sets"] != "none" and enough and task.spread is None:
             plain["margin"] = conformal.margin(logits, held.target, words["alpha"])
     else:
-        plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed)
+        blind = wrong(logits, held.target, notes) if doubted and kind == "class" else 0.0
+        plain["scaling"], crossed = choose(logits, held.target, kind, words["scaling"], seed, blind)
         p = crossed.softmax(1)  # out of fold, so that what follows is fitted on images like new ones
         if kind == "class" and words["sets"] != "none" and enough:
             how = words["sets"], words["alpha"], words["by_class"], task.ordered
-            plain["sets"] = conformal.fit(p, held.target, *how)
+            plain["sets"] = conformal.fit(p, held.target, *how, blind)
         if words["decision"] != "none":
             plain["decision"] = _decision(words, p, held.target, notes)
     tensors: dict[str, torch.Tensor] = {}
@@ -64,6 +70,17 @@ def fit(words: Mapping[str, Any], task: Task, held: Images, train: Images | None
             strange = unfamiliar.strangeness(method, tensors, logits, held.features, kind)
             plain["unfamiliar"] = found | {"threshold": conformal.threshold(strange, words["false_alarm"])}
     return plain, tensors, crossed
+
+
+def wrong(logits: torch.Tensor, target: torch.Tensor, notes: list[str]) -> float:
+    """The part of the classes that is one of all by chance, where it is not small; a note says so."""
+    _, blind, sure, p = mixture(logits, target)
+    share = blind * (1 - 1 / p.shape[1])
+    if share < MANY or sure < LIKELY:
+        return 0.0
+    told = "its metrics are too low, and probabilities and sets are fitted to right ones"
+    notes.append(f"about {100 * share:.0f} % of the labels of val are wrong: {told}")
+    return blind
 
 
 def reference(method: str, task: Task, train: Images) -> tuple[dict[str, torch.Tensor], float]:

@@ -106,10 +106,7 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         raise ConfigError(
             f"{folder} holds no model (no {missing[0]}).\nName the folder of a run whose stage `select` is done."
         )
-    try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{folder}/model.json is damaged: {error}.\nCopy the whole model/ folder again.") from error
+    facts = files.model_json(folder)
     complete(facts, ("sha256",), folder)
     found = files.sha256(folder / "weights.safetensors")
     if found != facts["sha256"]:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from src.contracts import ConfigError, Teacher
+from src.folder import model_of
 from src.models.network import Network
 from src.models.saved import load_model
 from src.models.timm_backbone import timm_backbone
@@ -15,7 +16,7 @@ from src.models.weights import CLASSIFIERS, load_weights, read_state
 @lru_cache(maxsize=1)  # since a module is made several times in a run
 def of_run(folder: str) -> Teacher:
     """What that run has shipped."""
-    network, facts = load_model(Path(folder) / "model")
+    network, facts = load_model(model_of("distill.teacher.folder", Path(folder)))
     arch = facts["build"].get("name", facts["build"]["_target_"])
     said = tuple(facts["classes"]), facts["task"]["_target_"]
     return _teacher(network, folder, *said, f"teacher: {arch} of {folder}, by {facts['chosen']['candidate']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from src import tables
 from src.contracts import Run
 
 
@@ -66,15 +66,14 @@ class Answers:
 
 def read(run: Run, split: str, file: Path) -> list[Answers]:
     """The whole table is held, a float32 for each probability."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = csv.reader(stream)
-        head = next(rows)
-        heads = [_Head(run, split, part, head) for part in (run.task.parts or (None,))]
-        path, place = head.index("path"), {path: i for i, path in enumerate(run.source.splits[split].paths)}
-        for row in rows:
-            if row[path] in place:
-                for one in heads:
-                    one.take(place[row[path]], row[path], row)
+    rows = tables.rows(file, ("path",))
+    head = next(rows)
+    heads = [_Head(run, split, part, head) for part in (run.task.parts or (None,))]
+    path, place = head.index("path"), {path: i for i, path in enumerate(run.source.splits[split].paths)}
+    for row in rows:
+        if row[path] in place:
+            for one in heads:
+                one.take(place[row[path]], row[path], row)
     return [one.answers() for one in heads]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Run
-from src.folder import measured
+from src.folder import measured, model_json
 from src.pages.facts import by_label
 
 MOST = 50  # classes that are listed
@@ -20,7 +20,7 @@ METRICS = {"acc": "accuracy", "f1_macro": "f1", "auroc": "roc_auc", "mae": "mae"
 
 
 def card(run: Run) -> str:
-    facts = json.loads((run.home.path / "model" / "model.json").read_text(encoding="utf-8"))
+    facts = model_json(run.home.path / "model")
     parts = [
         front(run, facts),
         f"# {plain(run.cfg['name'])}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from src import hardware, tables
+from src import folder, hardware, tables
 from src.contracts import DataError, Run
 from src.pages import pictures
 from src.pages.answers import Answers, read
@@ -57,8 +56,8 @@ class Facts:
     @cached_property
     def model(self) -> dict[str, Any]:
         """model.json; {} before the model is chosen."""
-        file = self.run.home.path / "model" / "model.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        model = self.run.home.path / "model"
+        return folder.model_json(model) if (model / "model.json").is_file() else {}
 
     @property
     def headline(self) -> str:

@@ -27,6 +27,9 @@ def reliability(facts: Facts) -> Iterator[Section]:
                 blocks += _by_label(answers, before)
             else:
                 blocks += _left_out(answers, *now)
+            blocks += [
+                Text(note) for note in (facts.model.get("calibration") or {}).get("notes", ()) if not answers.name
+            ]
             if answers.name == "" and (rows := _numbers(facts)):
                 blocks.append(Table(["", "before calibration", "after"], rows))
             yield Section(named("How far to believe it", answers), [Text(HOW[answers.kind]), *blocks])

@@ -15,11 +15,10 @@ from optuna.trial import Trial, TrialState
 
 from src import folder, repeat
 from src.check import own
+from src.check.kinds import seconds
 from src.contracts import ConfigError, DataError
 from src.search import jobs, report
 from src.search.study import Failed, Study
-
-UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def search(asked: Any, command: Sequence[str]) -> int:
@@ -45,7 +44,7 @@ def search(asked: Any, command: Sequence[str]) -> int:
 def deadline(asked: Any) -> float:
     """When no more trials begin."""
     limit = asked.options["stop_after"]
-    return time.monotonic() + (float(limit[:-1]) * UNITS[limit[-1]] if limit else math.inf)
+    return time.monotonic() + (seconds(limit) if limit else math.inf)
 
 
 def heads(asked: Any, study: Study, command: Sequence[str]) -> None:

@@ -31,16 +31,16 @@ def calibrate(run: Run) -> None:
         features = predictions(run, network, "val", lambda image: network.both(image)[1])[1]
         images = make.Images(**held, features=features)
     if run.leader:
-        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"])
-        file = run.model / "model.json"
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        doubted = run.cfg["data"]["suspects"] == "drop"
+        plain, tensors, crossed = make.fit(words, run.task, images, train, run.cfg["seed"], doubted)
+        facts = folder.model_json(run.model)
         if "scaling" in plain:
             if run.task.tune:  # a threshold is of the probabilities that are shipped
                 run.home.update(tuned=run.task.tune(crossed, images.target))
             run.home.add_metrics(measure(run, "val", crossed, images.target))
             folder.write(run.home.path / "predictions_val.csv", table(run, "val", torch.arange(len(crossed)), crossed))
-        facts |= {"tuned": tuned(run), "calibration": make.save(file.parent, plain, tensors)}
-        folder.write(file, json.dumps(facts, indent=1, ensure_ascii=False))
+        facts |= {"tuned": tuned(run), "calibration": make.save(run.model, plain, tensors)}
+        folder.write(run.model / "model.json", json.dumps(facts, indent=1, ensure_ascii=False))
         _tell(plain)
     world.gather(None)  # the other ranks must not look for it before it is there
 
@@ -54,7 +54,7 @@ def known(run: Run, network: Any) -> Any:
 
 def carried(run: Run, network: Any) -> dict[str, Any] | None:
     """What was fitted, for the network fitted again, on train and val (`run`)."""
-    saved = json.loads((run.model / "model.json").read_text(encoding="utf-8")).get("calibration")
+    saved = folder.model_json(run.model).get("calibration")
     if not saved or not run.decisions.needs_features(saved):
         return saved
     train = known(run, network)

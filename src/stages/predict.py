@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from src import world
+from src import folder, world
 from src.contracts import Run
 from src.predicting import Predicting
 
@@ -75,7 +74,7 @@ def _beside(run: Run, split: str, index: torch.Tensor, row: dict[str, Any]) -> d
 
 def calibration(run: Run) -> dict[str, Any]:
     """What was fitted for the model in model/; {} where nothing was."""
-    return run.decisions.load(run.model, json.loads((run.model / "model.json").read_text(encoding="utf-8")))
+    return run.decisions.load(run.model, folder.model_json(run.model))
 
 
 def tuned(run: Run) -> dict[str, Any]:

@@ -3,11 +3,9 @@ the fine-tune, and answers that the recipe needs (resize policy, mirroring, colo
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,8 +15,9 @@ from safetensors.torch import save
 
 from src import folder, rng
 from src.columns import take, tensor
-from src.contracts import LEFT, SUSPECTS, Affine, ConfigError, Head, Noise, Run
+from src.contracts import Affine, ConfigError, Head, Run
 from src.facts import Probed
+from src.stages import doubts
 from src.stages.embed import embed, grey, mirrored, upside_down
 from src.stages.twins import twins
 
@@ -27,9 +26,6 @@ NUMBERS = 5e7  # and the features of all of them together: 200 MB, and minutes a
 TIMED = 64  # images by which the speed is guessed
 TWINS = 2_000  # images of val, and of test, that are compared with those before them
 ASKED = 400  # images that each question is asked of
-MANY = 0.15  # share of wrong labels from which they are left out (in clean sets up to 0.13 are seen), where it is more
-SURE = 3.0  # than none by so many standard errors, and
-KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
 SQUARE = 0.1  # spread of log aspect ratios below which all resize policies show the same
 
 
@@ -55,7 +51,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
     noise = None
     if "labels" in questions:
-        noise = doubted(run, x, target, columns(network, x), groups, None if run.cfg["probe"]["head"] else heads)
+        noise = doubts.noise(run, x, target, columns(network, x), groups, None if run.cfg["probe"]["head"] else heads)
     asked = some(run, target, fewer)
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
@@ -81,14 +77,16 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
-    told, (first, second) = suspects(run, best, target, chosen, noise), (best, last)
+    judged, (first, second) = doubts.Judged(best, chosen, target, noise), (best, last)
     if noise and noise.wrong.any():
-        kept = torch.nonzero(~noise.wrong)[:, 0]
+        judged = doubts.further(run, network, device, judged) if seconds is None else judged
+        noise = judged.noise or noise
+        kept = torch.nonzero(~noise.wrong[: len(chosen)])[:, 0]
         mine = None if groups is None else groups[kept]
         first, second = _solved(run, x[kept], target[kept], columns(network, x), mine, read)[:2]
     width = x.shape[1] if network.stages else network.features
     write(run, Solved((first.weight, first.bias), (second.weight[:, :width], second.bias), first.name))
-    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), told]
+    notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), doubts.told(run, judged)]
     return Probed(
         head=best.name,
         score=held_out(run, best, target),
@@ -111,20 +109,6 @@ def _solved(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, sl
     assert run.task.solve is not None
     heads = run.task.solve(x, target, views, run.cfg["seed"], groups=groups)
     return [heads[0], next(head for head in heads if head.name.endswith(f" on {read}")), *heads]
-
-
-def doubted(
-    run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, heads: list[Head] | None
-) -> Noise | None:
-    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told. By
-    `heads`, or, whatever head was asked for, by LDA's."""
-    if run.task.noise is None or run.task.solve is None:
-        return None
-    heads = heads or run.task.solve(x, target, views, run.cfg["seed"], groups=groups, only="lda")
-    if not (found := run.task.noise(heads, target)):
-        return None
-    many = found.share >= MANY and found.sure >= SURE and found.known >= KNOWN
-    return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
 
 
 def named(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, view: Any) -> Head:
@@ -242,21 +226,3 @@ def read(home: Any) -> Solved:
     with safe_open(home.path / "probe.safetensors", "pt") as file:
         best, last = ((file.get_tensor(f"{name}.0"), file.get_tensor(f"{name}.1")) for name in ("best", "last"))
         return Solved(best, last, file.metadata()["name"])
-
-
-def suspects(run: Run, head: Head, target: torch.Tensor, chosen: list[int], noise: Noise | None) -> str:
-    """Training images whose label the rest of them contradict, in suspects.csv; the surest first. -> a sentence."""
-    wrong = noise.wrong if noise and noise.wrong.any() else None
-    also = {} if wrong is None else {"also": wrong}
-    found = run.task.doubts(head.logits, target, **also) if run.task.doubts and head.logits is not None else []
-    if not found:
-        return ""
-    split, labels, out = run.source.splits["train"], run.source.labels, io.StringIO()
-    rows = csv.DictWriter(out, ["path", "label", *found[0][1], *([] if wrong is None else [LEFT])])
-    rows.writeheader()
-    for i, said in found:
-        label = "; ".join(labels.text(split.targets[chosen[i]], run.source.classes))
-        left = {} if wrong is None else {LEFT: "yes" if wrong[i] else "no"}
-        rows.writerow({"path": split.paths[chosen[i]], "label": label, **said, **left})
-    folder.write(run.home.path / SUSPECTS, out.getvalue())
-    return f"{len(found):,} training labels are contradicted by the other images ({SUSPECTS})"

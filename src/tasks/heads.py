@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from src.contracts import Affine, Head, Weights
+from src.mixture import mixture
 from src.tasks.linear import RIDGE, Method, crossed, folds, ridge, scaled, solver, summed, varying, widened
-from src.tasks.noise import mixture
 
 SHRINKAGE = (0.2, 0.5, 0.8, 0.95, 1.0)  # of the covariance towards the diagonal; at 1 LDA is the nearest mean
 DECAY = (1e-2,)  # of the logistic head's weights, likewise

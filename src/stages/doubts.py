@@ -1,0 +1,88 @@
+"""Which training labels are wrong, by what the probe's heads say of images that they were not solved on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from src import folder, rng
+from src.columns import take, tensor
+from src.contracts import LEFT, SUSPECTS, Head, Noise, Run
+from src.mixture import MANY, SURE
+
+KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
+LOGITS = 5e7  # images × classes that are judged: 2 GB, for a while
+
+
+@dataclass(frozen=True)
+class Judged:
+    head: Head  # by whose held-out logits
+    images: list[int]  # of train
+    target: torch.Tensor
+    noise: Noise | None
+
+
+def noise(
+    run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, heads: list[Head] | None
+) -> Noise | None:
+    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told. By
+    `heads`, or, whatever head was asked for, by LDA's."""
+    if run.task.noise is None or run.task.solve is None:
+        return None
+    heads = heads or run.task.solve(x, target, views, run.cfg["seed"], groups=groups, only="lda")
+    if not (found := run.task.noise(heads, target)):
+        return None
+    many = found.share >= MANY and found.sure >= SURE and found.known >= KNOWN
+    return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
+
+
+def further(run: Run, network: Any, device: str, judged: Judged) -> Judged:
+    """And those of the training images that were not looked at, behind the others: one more pass, over these. Their
+    features are not kept: they may be more than a disk holds."""
+    assert judged.noise and run.task.noise
+    head, split = judged.noise.head, run.source.splits["train"]
+    assert head.logits is not None
+    rest = np.setdiff1d(np.arange(len(split)), judged.images)
+    most = max(int(LOGITS / run.task.outputs) - len(judged.images), 0)
+    rest = np.sort(rest[rng.permutation(len(rest), run.cfg["seed"], "doubts")[:most]]).tolist()
+    if not rest:
+        return judged
+    logits = [head.logits]
+    network.eval().to(device)
+    with torch.inference_mode():
+        for batch in run.loaders.loader("train", only=rest):
+            logits.append(network.embed(batch["image"].to(device)).float().cpu() @ head.weight.T + head.bias)
+    images, head = [*judged.images, *rest], replace(head, logits=torch.cat(logits))
+    target = tensor(take(split.targets, images))
+    found = run.task.noise([head], target)
+    return Judged(head, images, target, found) if found else judged
+
+
+def told(run: Run, judged: Judged) -> str:
+    """Writes those whose label the rest of them contradict, the surest first, to suspects.csv; -> a sentence."""
+    head, noise, split = judged.head, judged.noise, run.source.splits["train"]
+    wrong = noise.wrong if noise and noise.wrong.any() else None
+    also = {} if wrong is None else {"also": wrong}
+    found = run.task.doubts(head.logits, judged.target, **also) if run.task.doubts and head.logits is not None else []
+    said = [f"about {100 * noise.share:.0f} % of the training labels are wrong, by held-out answers"] if noise else []
+    if found:
+        out, last = io.StringIO(), [] if wrong is None else [LEFT]
+        rows = csv.DictWriter(out, ["path", "label", *found[0][1], *last])
+        rows.writeheader()
+        for i, doubt in found:
+            image = judged.images[i]
+            label = "; ".join(run.source.labels.text(split.targets[image], run.source.classes))
+            left = {} if wrong is None else {LEFT: "yes" if wrong[i] else "no"}
+            rows.writerow({"path": split.paths[image], "label": label, **doubt, **left})
+        folder.write(run.home.path / SUSPECTS, out.getvalue())
+        what = "" if noise else " training labels"
+        said.append(f"{len(found):,}{what} are contradicted by the other images ({SUSPECTS})")
+    looked = (
+        f"; {len(judged.images):,} of {len(split):,} images were looked at" if len(judged.images) < len(split) else ""
+    )
+    return "; ".join(said) + looked if said else ""
