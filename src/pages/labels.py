@@ -12,15 +12,18 @@ from src.pages.blocks import Gallery, Section, Table, Text
 from src.pages.classes import named
 from src.pages.facts import SHOWN, Facts
 
+FURTHEST = "The surest mistakes first, each with the probability of its label."
+LEAST = "By the labels that are to be expected wrong, most first; named is the one nearest to a coin's toss."
+
 
 def labels(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
         if answers.kind == "labels" and answers.labelled and len(answers):
             yield Section(named("Label by label", answers), [_each(facts, answers)])
-            yield Section(named("Said, and not there", answers), [_worst(facts, answers, False)])
-            yield Section(named("There, and missed", answers), [_worst(facts, answers, True)])
+            yield Section(named("Said, and not there", answers), [Text(FURTHEST), _worst(facts, answers, False)])
+            yield Section(named("There, and missed", answers), [Text(FURTHEST), _worst(facts, answers, True)])
         if answers.kind == "labels" and len(answers):
-            yield Section(named("The least certain images", answers), [_least(facts, answers)])
+            yield Section(named("The least certain images", answers), [Text(LEAST), _least(facts, answers)])
 
 
 def _each(facts: Facts, answers: Answers) -> Table:
@@ -60,7 +63,7 @@ def _least(facts: Facts, answers: Answers) -> Gallery:
 def _gallery(facts: Facts, answers: Answers, rows: Sequence[int], output: np.ndarray, signed: bool) -> Gallery:
     lines = [
         [
-            f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}",
+            f"{answers.p[i, output[i]]:.2f} {answers.classes[output[i]]}",
             *(["true: " + (", ".join(sorted(answers.target[i])) or "–")] if answers.labelled else []),
         ]
         for i in rows
