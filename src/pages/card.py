@@ -80,10 +80,16 @@ def _network(run: Run, facts: Mapping[str, Any]) -> list[str]:
         )
     elif base:
         came += f", whose licence timm gives as {plain(licence)}" if licence else ", whose licence timm does not name"
-    head = "all stages, pooled" if facts["stages"] else "the last features"
+    read = "the pixels of all stages" if facts["dense"] else "all stages, pooled"
+    head = read if facts["stages"] else "the pixels of the last features" if facts["dense"] else "the last features"
+    asked = (
+        f"task {_name(run.cfg['task'])}, finetune {_name(run.cfg['finetune'])}, {_epochs(run)}seed {run.cfg['seed']}"
+    )
+    made = f"was fine-tuned on the images below ({asked})"
+    if str(chosen.get("candidate")).startswith("probe"):
+        made = f"was kept as it was: only its head learnt the images below (task {_name(run.cfg['task'])})"
     lines = [
-        f"A {plain(words.get('name') or words['_target_'])} that {came}, and was fine-tuned on the images below (task "
-        f"{_name(run.cfg['task'])}, finetune {_name(run.cfg['finetune'])}, {_epochs(run)}seed {run.cfg['seed']}).",
+        f"A {plain(words.get('name') or words['_target_'])} that {came}, and {made}.",
         "",
         f"- its {facts['head']} head reads {head}; {facts['outputs']} outputs",
         f"- chosen on val: {plain(chosen.get('candidate', '?'))}"
@@ -109,7 +115,9 @@ def _data(run: Run) -> list[str]:
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in run.source.splits.items())
     lines = [f"{sizes} images from {plain(Path(str(run.source.root)).name)}."]
     counts = run.source.labels.counts(train.targets, classes)
-    if counts and len(counts) == len(classes):
+    if run.task.parts:
+        lines += ["", *(f"- {plain(line)}" for line in run.source.labels.card(train.targets, classes))]
+    elif counts and len(counts) == len(classes):
         lines += ["", "| class | training images |", "|---|---|"]
         lines += [f"| {plain(name)} | {n:,} |" for name, n in list(zip(classes, counts, strict=True))[:MOST]]
         lines += [f"| … and {len(classes) - MOST} more | |"] if len(classes) > MOST else []

@@ -46,4 +46,4 @@ def _pictures(facts: Facts, places: list[tuple[str, str]]) -> list[str]:
 
 
 def _two(p: str) -> str:
-    return f"{float(p):.2f} " if p else ""
+    return f"{float(p):.2f}: " if p else ""

@@ -27,12 +27,13 @@ MEANS = {
     "r2": "explained part of the variance; 1 is perfect, 0 is blind",
     "qwk": "quadratically weighted kappa; 1 is perfect, 0 is chance",
     "miou": "intersection over union, the mean over classes",
+    "iou": "intersection over union",
     "dice": "Dice (F1 of pixels), the mean over classes",
     "pixel_acc": "how many pixels are right",
     "recall_at_1": "how often the nearest image is of the same class",
     "recall_at_5": "how often one of the five nearest is of the same class",
     "map_at_r": "precision among the R nearest, R being all of the same class",
-    "skill": "1 is perfect, 0 is blind; the mean over the columns",
+    "skill": "1 is perfect, 0 is blind; of several columns their mean",
     "coverage": "how often the set or interval holds the truth",
     "set_size": "classes in a set",
     "interval_width": "from the lower to the upper end",
@@ -92,4 +93,4 @@ def _measured(facts: Facts) -> Iterator[list[object]]:
         low, high = metrics.get(f"test/{name}/low"), metrics.get(f"test/{name}/high")
         bounds = "" if low is None or high is None else f"{low:.4f} – {high:.4f}"
         values = ("" if test is None else f"{test:.4f}", bounds, "" if val is None else f"{val:.4f}")
-        yield [name, *values, MEANS.get(name.rpartition("/")[2], "")]
+        yield [name, *values, next((MEANS[part] for part in reversed(name.split("/")) if part in MEANS), "")]

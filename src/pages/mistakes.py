@@ -37,11 +37,11 @@ def _gallery(facts: Facts, answers: Answers, rows: np.ndarray) -> Gallery:
     for i in rows:
         p, own = answers.p[i], answers.said[i]
         other = int(np.argsort(-p)[1] if p.argmax() == own else p.argmax())
-        told = [f"said {p[own]:.2f} {answers.classes[own]}"]
+        told = [f"said {p[own]:.2f}: {answers.classes[own]}"]
         if answers.labelled and answers.true[i] != own:
-            told.insert(0, f"true {p[answers.true[i]]:.2f} {answers.target[i]}")
+            told.insert(0, f"true {p[answers.true[i]]:.2f}: {answers.target[i]}")
         elif p[other] > 0.005:
-            told.append(f"or {p[other]:.2f} {answers.classes[other]}")
+            told.append(f"or {p[other]:.2f}: {answers.classes[other]}")
         lines.append(told)
     p = torch.tensor(answers.p[rows])
     if answers.ordered:  # the slope of the expected level in the logits

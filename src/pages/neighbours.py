@@ -58,14 +58,14 @@ def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) 
     heats = facts.heats(views, facts.towards(answers, other))
     for n, (i, j) in enumerate(zip(rows, nearest, strict=True)):
         shown = [pictures.uri(pictures.picture(views[k])) for k in (n, len(rows) + n)]
-        lines = [f"nearest: {z[i] @ z[j]:.3f} {answers.target[j] if answers.labelled else answers.paths[j]}"]
+        lines = [f"nearest {z[i] @ z[j]:.3f}: {answers.target[j] if answers.labelled else answers.paths[j]}"]
         if answers.labelled:
             lines.insert(0, f"asked: {answers.target[i]}")
             own = [k for k, name in enumerate(answers.target) if name == answers.target[i] and k != i]
             if own and answers.target[j] != answers.target[i]:
                 best = max(own, key=lambda k, i=i: float(z[i] @ z[k]))
                 shown.append(_uri(facts, answers, best))
-                lines.append(f"nearest of its own class: {z[i] @ z[best]:.3f}")
+                lines.append(f"nearest of its own class {z[i] @ z[best]:.3f}")
         cards.append(Card(shown, lines, [heats[n], heats[len(rows) + n]], answers.paths[i]))
     yield Gallery(cards, evidence=ALIKE)
 
