@@ -17,6 +17,7 @@ from src.pages.facts import Facts
 from src.pages.pictures import wrong
 from src.pages.robustness import robustness
 from src.tasks.multiclass import multiclass
+from src.tasks.noise import noise
 from tests.browser import harmless, readable
 from tests.conftest import SMALL
 
@@ -235,6 +236,7 @@ def test_of_labels_that_are_wrong_most_are_found_and_of_those_found_most_are_wro
     assert len(first) / len(wrong) > 10 * 0.05
     alone = torch.cat([target, torch.tensor([10])])  # the only image of its class
     sure = torch.cat([torch.nn.functional.pad(head.logits, (0, 1), value=-9.0), 9 * torch.eye(11)[:1]])
+    assert noise([head], torch.arange(len(target))) is None  # one image a class
     assert len(target) not in [i for i, _ in multiclass((*map(str, range(11)),), "val/acc", "max").doubts(sure, alone)]
 
 

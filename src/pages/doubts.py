@@ -12,7 +12,7 @@ from src.pages.facts import SHOWN, Facts
 
 def doubts(facts: Facts) -> Iterator[Section]:
     if rows := facts.table(SUSPECTS):
-        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}); the surest first."
+        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}): wrong, or only hard; surest first."
         yield Section("Labels to look at again", [Text(told), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])])
 
 

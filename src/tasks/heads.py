@@ -178,14 +178,12 @@ def _name(method: str, strength: float) -> str:
 
 
 def lda(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=SHRINKAGE) -> dict[str, Affine]:
-    """Fisher 1936 with the pooled covariance of standardised features, shrunk towards the identity (Friedman 1989).
-    Where every class has one image, nothing is known of the spread within: that of all images stands for it."""
+    """Fisher 1936 with the pooled covariance of standardised features, shrunk towards the identity (Friedman 1989)."""
     x = x.double()
     count = torch.bincount(target, minlength=classes).double()
     mean = torch.zeros(classes, x.shape[1], dtype=x.dtype).index_add_(0, target, x) / count.clamp(min=1)[:, None]
-    several = bool((count > 1).any())
-    within = x - (mean[target] if several else x.mean(0))
-    freedom = max(len(x) - (int((count > 0).sum()) if several else 1), 1)
+    within = x - mean[target]
+    freedom = max(len(x) - int((count > 0).sum()), 1)
     centre = mean[count > 0].mean(0)
     scale = varying((within.square().sum(0) / freedom).sqrt(), centre)
     mean, within = (mean - centre) / scale, within / scale
