@@ -12,8 +12,11 @@ from src.pages.facts import SHOWN, Facts
 
 def doubts(facts: Facts) -> Iterator[Section]:
     if rows := facts.table(SUSPECTS):
-        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}): wrong, or only hard; surest first."
-        yield Section("Labels to look at again", [Text(told), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])])
+        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}): wrong, or only hard."
+        yield Section(
+            "Labels to look at again",
+            [Text(f"{told} The surest first."), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])],
+        )
 
 
 def duplicates(facts: Facts) -> Iterator[Section]:
