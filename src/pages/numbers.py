@@ -71,7 +71,7 @@ def _least(facts: Facts, answers: Answers) -> Iterator[Gallery]:
 
 
 def _gallery(facts: Facts, answers: Answers, rows: np.ndarray, output: np.ndarray, ends: Any = None) -> Gallery:
-    """What moved the number that `output` says of each image; it is told first."""
+    """What moved the number that `output` says of each image, where outputs are numbers; it is told first."""
     lines = []
     for i in rows.tolist():
         several, told = len(answers.classes) > 1, []
@@ -81,5 +81,6 @@ def _gallery(facts: Facts, answers: Answers, rows: np.ndarray, output: np.ndarra
             told.append(f"{name}said {answers.prediction[i][k]:.4g}")
             told += [f"{ends[0][k][i]:.4g} … {ends[1][k][i]:.4g}"] if ends else []
         lines.append(told)
-    towards = facts.towards(answers, torch.eye(len(answers.classes))[output[rows]])
+    direct = answers.name or facts.run.task.unit is not None
+    towards = facts.towards(answers, torch.eye(len(answers.classes))[output[rows]]) if direct else None
     return Gallery(facts.cards(answers, rows.tolist(), lines, towards, True), evidence=MOVED.format("the number"))
