@@ -7,6 +7,7 @@ another seed are put together. The first one is compared with each other on the 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,9 +83,12 @@ def _bounds(gain: torch.Tensor, groups: torch.Tensor | None = None) -> tuple[flo
 
 def sections(entries: Sequence[Entry]) -> list[Section]:
     first = entries[0]
-    told = [Section("The runs", [Table(_head(first), [_row(entry, entries) for entry in entries])])]
+    runs: list[Block] = [Table(_head(first), [_row(entry, entries) for entry in entries])]
+    if shared := _shared(entries):
+        runs.append(Text(f"All were typed with {shlex.join(sorted(shared))}."))
+    told = [Section("The runs", runs)]
     if grouped := list(_grouped(entries)):
-        head = ["what was typed", "runs", "seeds", f"mean {first.headline}", "95 % interval over the seeds"]
+        head = ["what was typed", "runs", "seeds", f"mean {first.headline} ± half of its 95 % interval"]
         told.append(Section("Seeds together", [Table(head, grouped)]))
     return [*told, Section(f"Against {first.name}, on the same images", list(_against(entries)))]
 
@@ -96,29 +100,41 @@ def _head(first: Entry) -> list[str]:
 def _row(entry: Entry, entries: Sequence[Entry]) -> list[object]:
     name, metrics = f"{entry.split}/{entry.headline}", entry.metrics
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
-    differs = [k for k in sorted(entry.keys) if len({e.keys.get(k) for e in entries}) > 1]
+    typed = [word for word in entry.words if word not in _shared(entries)]
+    differs = [k for k in sorted(entry.keys) if len({e.keys.get(k) for e in entries}) > 1 and not _follows(k, entries)]
     return [
         *(entry.name, f"{entry.value:.4f}", "" if low is None or high is None else f"{low:.4f} – {high:.4f}"),
         *(int(metrics.get(f"{entry.split}/images", 0)), f"{sum(entry.state.get('seconds', {}).values()):.0f}"),
-        *(str(entry.cfg["seed"]), "  ".join(f"{k}={entry.keys[k]}" for k in differs)),
+        *(str(entry.cfg["seed"]), "  ".join([*typed, *(f"{k}={entry.keys[k]}" for k in differs)])),
     ]
+
+
+def _shared(entries: Sequence[Entry]) -> set[str]:
+    return set.intersection(*(set(entry.words) for entry in entries))
+
+
+def _follows(key: str, entries: Sequence[Entry]) -> bool:
+    """Whether a key of the config only says again what was typed: finetune._target_ behind finetune=head."""
+    own = {word for entry in entries for word in entry.words} - _shared(entries)
+    typed = {word.lstrip("+").partition("=")[0] for word in own}
+    return key.startswith("data.source.") or any(key == word or key.startswith(f"{word}.") for word in typed)
 
 
 def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
     groups: dict[tuple[str, ...], list[Entry]] = {}
+    shared = _shared(entries)
     for entry in entries:
         groups.setdefault(entry.words, []).append(entry)
     for words, some in groups.items():
         if len(some) > 1:
             values = [entry.value for entry in some]
-            middle, half = few.interval(values)
             seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)
+            own = " ".join(word for word in words if word not in shared)
             yield [
-                " ".join(words) or "the default",
+                own or ("these words" if shared else "the default"),
                 len(some),
                 seeds,
-                f"{middle:.4f}",
-                f"{middle - half:.4f} – {middle + half:.4f}",
+                few.told(*few.interval(values)),
             ]
 
 
@@ -151,8 +167,8 @@ def show(told: Sequence[Section]) -> None:
         for block in section.blocks:
             if isinstance(block, Table):
                 drawn = Drawn(box=None, pad_edge=False, header_style="dim")
-                for name in block.head:
-                    drawn.add_column(Plain(name))
+                for i, name in enumerate(block.head):  # what is cut off would not tell the runs apart
+                    drawn.add_column(Plain(name), overflow="fold", no_wrap=i == 0)
                 for row in block.rows:
                     drawn.add_row(*(Plain(f"{cell}") for cell in row))
                 console.print(drawn)

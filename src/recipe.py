@@ -224,7 +224,8 @@ def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
         if cfg["recipe"] == "best":
             yield Decision("sweep", SWEEP, "recipe=best: two learning rates to the end, and their average")
         if refits(facts, cfg):
-            reason = f"{facts.each:.3g} images a class: once chosen, the {facts.val} of val are worth a second fit"
+            few = f"{facts.each:.3g} images a class" if facts.counts else f"{facts.images} training images"
+            reason = f"{few}: once chosen, the {facts.val} of val are worth a second fit"
             yield Decision("refit", "all", reason if cfg["recipe"] != "best" else "recipe=best: val is learnt, too")
 
 

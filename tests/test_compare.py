@@ -10,6 +10,7 @@ import pytest
 from src import compare
 from src.contracts import ConfigError, DataError
 from src.finished import runs
+from src.pages.blocks import Section, Table
 from tests.conftest import words
 
 
@@ -51,6 +52,12 @@ def test_a_folder_of_runs_is_a_table_of_what_differs(pair, capsys, monkeypatch, 
     said = capsys.readouterr().out
     assert "first" in said and "second" in said and "optimizer.lr=0.02" in said
     assert "run_dir" not in said and "paths" not in said
+    assert "recipe=off" not in said.partition("All were typed with")[0] and "recipe=off" in said  # both were
+    assert said.count("optimizer.lr=0.02") == 1  # not what follows from it once more
+    monkeypatch.setenv("COLUMNS", "50")  # names and what differs are folded, not cut off
+    compare.show([Section("", [Table(["run", "what differs"], [["x" * 30, "y" * 60]])])])
+    folded = capsys.readouterr().out
+    assert "x" * 30 in folded and folded.count("y") == 60 and "…" not in folded
     assert "optimizer.lr=0.02" in page.read_text() and "<script src" not in page.read_text()
 
 
@@ -60,7 +67,7 @@ def test_runs_that_differ_by_their_seed_alone_are_put_together(pair, tmp_path):
     alike = changed(pair, tmp_path, overrides=[*first.state["overrides"], "seed=1"])
     rows = list(compare._grouped(runs([str(pair / "first"), str(alike)])))
     middle = (first.value + second.value) / 2
-    assert len(rows) == 1 and rows[0][1:3] == [2, "0, 1"] and rows[0][3] == f"{middle:.4f}"
+    assert len(rows) == 1 and rows[0][1:3] == [2, "0, 1"] and rows[0][3].startswith(f"{middle:.4f} ± ")
     assert list(compare._grouped([first, second])) == []
 
 

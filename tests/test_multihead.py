@@ -17,6 +17,7 @@ from src.factory import make
 from src.mixed_labels import Mixed
 from src.stats import bootstrap, gain, interval, metric
 from tests import made
+from tests.browser import readable
 from tests.test_tasks import NET, found, listing, rows
 from tests.yamls import node
 
@@ -140,6 +141,11 @@ def few(folder: Path, *more: str) -> list[str]:
     words = ["data=csv", f"data.root={root}", "data.table=table.csv", "task=multihead", TYPED % ",".join(LEVELS)]
     words += [*NET[:2], f"paths.cache={folder / 'cache'}", "recipe=off", "data.batch_size=8", "logger=[csv]"]
     return [*words, *more]
+
+
+@pytest.mark.slow
+def test_all_of_the_report_can_be_read(ran, tmp_path):
+    readable([ran / "report" / "index.html"], tmp_path)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from src.tasks import projections
 from src.tasks.neighbours import nearest, precisions, recalls
 from src.tasks.retrieval import SCORES, Identities, check
 from tests import made
+from tests.browser import readable
 from tests.yamls import node
 
 NET = ("model.name=test_byobnet.glyphs", "trainer.accelerator=cpu", "logger=[csv]")
@@ -76,6 +77,11 @@ def test_images_of_classes_that_nobody_has_seen_are_found(ran, root):
     worst = report.partition("<h2>The worst mistakes</h2>")[2].partition("<h2>")[0]
     assert "more alike" in worst and "nearest of its own class" in worst
     assert worst.count('class="heat"') == 2 * worst.count('class="card"') == 24
+
+
+@pytest.mark.slow
+def test_all_of_the_report_can_be_read(ran, tmp_path):
+    readable([ran / "report" / "index.html"], tmp_path)
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.search import jobs, space
 from src.search.__main__ import Asked, main
+from src.search.study import Study
 from tests.conftest import ROOT
 from tests.conftest import words as words_of
 
@@ -301,6 +304,29 @@ def test_the_interval_of_a_few_is_students():
         found = few.bounds(key, [-0.8266, 0.5, 1.8266])  # ± 3.3
         assert (found[f"{key}/low"], found[f"{key}/high"]) == pytest.approx(end, abs=0.01)
     assert few.bounds("val/acc", [0.5]) == {"val/acc": 0.5}
+
+
+def test_no_two_names_on_an_axis_of_the_plots_overlap_and_where_all_is_alike_nothing_decides(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    from src.search.report import plots
+
+    losses = ["cross_entropy", "generalised_ce", "symmetric_ce", "balanced_softmax"]
+    drawn = [{"rate": 10 ** (-i / 4), "near": 0.03 * 1.35**i, "loss": losses[i % 4], "mix": i / 9} for i in range(12)]
+    trials = [SimpleNamespace(number=i, values=[0.8 + i / 99], params=p) for i, p in enumerate(drawn)]
+    knobs = [SimpleNamespace(key=key, log=key in ("rate", "near")) for key in drawn[0]]
+    study = SimpleNamespace(names=["val/acc"], complete=trials, best=lambda: trials[-1:], knobs=knobs)
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    plots(study, {"rate": 0.7, "near": 0.3}, tmp_path / "trials.png")
+    figure = pyplot.gcf()
+    for axis in (axis for axis in figure.axes if axis.axison):
+        level = [t for t in axis.get_xticklabels(which="both") if t.get_text() and not t.get_rotation()]
+        boxes = sorted((t.get_window_extent() for t in level), key=lambda box: box.x0)
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), axis.get_xlabel()
+    monkeypatch.undo()
+    pyplot.close(figure)
+    alike = [SimpleNamespace(values=[1.0])] * 5
+    assert Study.importance(SimpleNamespace(complete=alike)) == {}
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from src.models.timm_backbone import timm_backbone
 from src.stats import confusions
 from src.tasks import segmentation
 from tests import made
+from tests.browser import readable
 from tests.yamls import node
 
 VALUES = {"ground": 0, "block": 100, "line": 200}
@@ -73,6 +74,11 @@ def test_masks_are_learnt_and_written_in_the_size_of_their_images(ran, root):
     # over the split, by another's hand: neither transposed, nor at another size, nor the mean of batches
     whole = jaccard_score(np.concatenate(true).ravel(), np.concatenate(found).ravel(), average="macro")
     assert said["test/miou"] == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_all_of_the_report_can_be_read(ran, tmp_path):
+    readable([ran / "report" / "index.html"], tmp_path)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from src.stats import gain, interval, metric
 from src.tables import read as rows
 from src.tasks import multilabel, ordinal, regression
 from tests import made
+from tests.browser import readable
 from tests.conftest import NO_REPORT, ROOT
 from tests.yamls import node
 
@@ -152,6 +153,11 @@ def test_the_report_and_tensorboard_show_what_moved_the_answers(ran, task, evide
         for name in ("nll", "brier", "ece"):
             each = [said[f"test/{label}/{name}"] for label in ("cross", "disc", "frame", "lines")]
             assert said[f"test/{name}"] == pytest.approx(sum(each) / 4, rel=1e-3, abs=1e-6) and f"val/{name}" in said
+
+
+@pytest.mark.slow
+def test_all_of_the_reports_of_numbers_levels_and_labels_can_be_read(ran, tmp_path):
+    readable([ran(task) / "report" / "index.html" for task in ("regression", "ordinal", "multilabel")], tmp_path)
 
 
 @pytest.mark.slow

@@ -154,8 +154,9 @@ def card(source: Source, found: Audit) -> list[str]:
     sizes = ", ".join(f"{name} {n:,}" for name, n in found.images.items())
     few, many = min(found.counts, default=3), max(found.counts, default=0)
     ratio = f"1 : {found.imbalance:.3g}"
-    classes = f"{len(found.counts)} classes of {few:,} to {many:,} training images ({ratio})"
-    lines = [f"{sizes} images, {classes if found.counts else 'target ' + ', '.join(source.classes)}"]
+    what = "outputs" if len(source.labels.columns) > 1 else "classes"  # of several columns some are numbers
+    classes = f"{len(found.counts)} {what} of {few:,} to {many:,} training images ({ratio})"
+    lines = [f"{sizes} images, {classes if found.counts else 'targets: ' + ', '.join(source.classes)}"]
     lines += source.labels.card(source.splits["train"].targets, source.classes)
     if found.short:
         low, middle, high = found.aspect

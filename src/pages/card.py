@@ -5,18 +5,21 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from src.contracts import Run
 from src.folder import measured, model_json
 from src.pages.facts import by_label
+from src.pages.headline import again_on_val
 
 MOST = 50  # classes that are listed
 PIPELINE = {"class": "image-classification", "labels": "image-classification", "mask": "image-segmentation"}
 PIPELINE |= {"identity": "image-feature-extraction"}
 METRICS = {"acc": "accuracy", "f1_macro": "f1", "auroc": "roc_auc", "mae": "mae", "miou": "mean_iou"}
+
+SETS = (("sets", "sets", "set_size", "classes on average"), ("intervals", "margin", "interval_width", "wide"))
 
 
 def card(run: Run) -> str:
@@ -27,6 +30,7 @@ def card(run: Run) -> str:
         "\n".join(_network(run, facts)),
         "## Data\n\n" + "\n".join(_data(run)),
         "## Numbers\n\n" + "\n".join(_numbers(run)),
+        "## What its answers are worth\n\n" + "\n".join(_worth(run, facts)),
         "## What it is fed\n\n" + "\n".join(_input(facts)),
         "## Limits\n\n" + "\n".join(_limits(run)),
         "## Use\n\n" + _use(facts),
@@ -76,18 +80,24 @@ def _network(run: Run, facts: Mapping[str, Any]) -> list[str]:
         )
     elif base:
         came += f", whose licence timm gives as {plain(licence)}" if licence else ", whose licence timm does not name"
-    head = "all stages, pooled" if facts["stages"] else "the last features"
+    read = "the pixels of all stages" if facts["dense"] else "all stages, pooled"
+    head = read if facts["stages"] else "the pixels of the last features" if facts["dense"] else "the last features"
+    asked = (
+        f"task {_name(run.cfg['task'])}, finetune {_name(run.cfg['finetune'])}, {_epochs(run)}seed {run.cfg['seed']}"
+    )
+    made = f"was fine-tuned on the images below ({asked})"
+    if str(chosen.get("candidate")).startswith("probe"):
+        made = f"was kept as it was: only its head learnt the images below (task {_name(run.cfg['task'])})"
     lines = [
-        f"A {plain(words.get('name') or words['_target_'])} that {came}, and was fine-tuned on the images below (task "
-        f"{_name(run.cfg['task'])}, finetune {_name(run.cfg['finetune'])}, {_epochs(run)}seed {run.cfg['seed']}).",
+        f"A {plain(words.get('name') or words['_target_'])} that {came}, and {made}.",
         "",
         f"- its {facts['head']} head reads {head}; {facts['outputs']} outputs",
         f"- chosen on val: {plain(chosen.get('candidate', '?'))}"
-        + (", fitted again on train and val" if chosen.get("refit") else ""),
+        + (f"; then {again} on train and val" if (again := again_on_val(chosen)) else ""),
     ]
     lines += ["- it looks at an image and its mirror image, and takes the mean"] if facts["mirror"] else []
-    tuned = {k: v for k, v in facts.items() if k in ("tuned", "calibration") and v}
-    lines += [f"- set on val, and applied to every prediction: {', '.join(tuned)} (model.json)"] if tuned else []
+    versions, day = facts.get("versions", {}), str(state.get("started", "")).partition("T")[0]
+    lines += [f"- made {day} with " + ", ".join(f"{k} {versions[k]}" for k in ("torch", "timm") if k in versions)]
     return [*lines, f"- weights.safetensors, sha256 {state.get('weights', facts['sha256'])}"]
 
 
@@ -105,7 +115,9 @@ def _data(run: Run) -> list[str]:
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in run.source.splits.items())
     lines = [f"{sizes} images from {plain(Path(str(run.source.root)).name)}."]
     counts = run.source.labels.counts(train.targets, classes)
-    if counts and len(counts) == len(classes):
+    if run.task.parts:
+        lines += ["", *(f"- {plain(line)}" for line in run.source.labels.card(train.targets, classes))]
+    elif counts and len(counts) == len(classes):
         lines += ["", "| class | training images |", "|---|---|"]
         lines += [f"| {plain(name)} | {n:,} |" for name, n in list(zip(classes, counts, strict=True))[:MOST]]
         lines += [f"| … and {len(classes) - MOST} more | |"] if len(classes) > MOST else []
@@ -130,14 +142,44 @@ def _numbers(run: Run) -> list[str]:
 
 
 def _shown(values: Iterable[float | None]) -> list[str]:
-    return ["" if value is None else f"{value:.4g}" for value in values]
+    return ["" if value is None else f"{round(value, 9):.4g}" for value in values]
+
+
+def _worth(run: Run, facts: Mapping[str, Any]) -> Iterator[str]:
+    """What was calibrated, what that holds on test, and how it stands what happens to images."""
+    found, fitted = run.home.metrics(), facts.get("calibration") or {}
+    yield f"- calibrated on {fitted['images']:,} images of val" if fitted else "- nothing is calibrated"
+    yield from (f"- {plain(name)}: tuned on val (model.json)" for name in facts.get("tuned") or {})
+    before, after = (found.get(f"test/ece{end}") for end in ("/uncalibrated", ""))
+    if scaling := fitted.get("scaling"):
+        error = "" if before is None else f"; calibration error on test {before:.4g} before, {after:.4g} after"
+        yield "- probabilities: " + (
+            "as they were" if scaling["method"] == "none" else f"by {scaling['method']}{error}"
+        )
+    aim = f"{100 * (1 - run.cfg['calibrate']['alpha']):g} %"
+    for what, part, unit, of in SETS:
+        if fitted.get(part):
+            held = [found.get(f"test/{key}") for key in ("coverage", "coverage/low", "coverage/high", unit)]
+            told = "" if None in held else "; on test {:.3f} ({:.3f} – {:.3f}), {:.4g} {}".format(*held, of)
+            yield f"- {what} that are to hold the truth in {aim} of all cases{told}"
+    if strange := fitted.get("unfamiliar"):
+        called = found.get("test/unfamiliar")
+        told = "" if called is None else f"; {100 * called:.1f} % of the test images are called so"
+        yield f"- `unfamiliar`: by {strange['method']}, {100 * strange['false_alarm']:g} % false alarms on val{told}"
+    file = run.home.path / "robustness.json"
+    exams = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name, part in exams.items():
+        if isinstance(part, Mapping):
+            single = (f"{k.replace('_', ' ')} {v:.4g}" for k, v in part.items() if isinstance(v, int | float))
+            yield f"- {name.replace('_', ' ')} on {exams.get('images', '?')} test images: {', '.join(single)}"
 
 
 def _input(facts: Mapping[str, Any]) -> list[str]:
     spec = facts["input"]
+    cut = f", of which the middle {spec['crop']} is kept" if facts["resize"] == "crop" else ""
     return [
         f"- {spec['channels']} × {spec['size'][0]} × {spec['size'][1]} pixels, upright, resized by "
-        f"`{facts['resize']}` ({spec['interpolation']}, crop {spec['crop']})",
+        f"`{facts['resize']}` ({spec['interpolation']}{cut})",
         f"- values of 0 to 1, of which mean {spec['mean']} is taken and what is left is divided by {spec['std']}",
     ]
 

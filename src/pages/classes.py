@@ -57,7 +57,7 @@ def _pairs(answers: Answers, counts: np.ndarray) -> Iterator[Table | Text]:
             share = f"{100 * n / counts[true].sum():.0f} %"
             rows.append([answers.classes[int(true)], answers.classes[int(said)], n, share, int(wrong[said, true])])
     if rows:
-        yield Table(["true", "taken for", "images", "of the class", "the other way"], rows)
+        yield Table(["true", "taken for", "images", "of the class", "the other way"], rows, sortable=True)
     else:
         yield Text("No image was taken for another class.")
 

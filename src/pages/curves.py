@@ -9,15 +9,21 @@ from src.pages.blocks import Drawing, Section
 from src.pages.facts import Facts
 
 MOST = 400  # points of a line
+LOSSES = (
+    "train: of images as the training sees them, changed by chance; val: of images as they are. They need not meet."
+)
+WHILE = "Of the weights that are being trained, after each epoch."
+RATES = "The highest and the lowest of all layers."
 
 
 def curves(facts: Facts) -> Iterator[Section]:
     rows, monitor = facts.table("metrics.csv"), f"val/{facts.headline}"
     losses = {"train/loss_step": plots.FAINT, "train/loss": plots.FIRST, "val/nll": plots.SECOND}
+    shipped = f" What is shipped is {chosen}, measured above." if (chosen := facts.state.get("chosen")) else ""
     found = [
-        _curves(rows, "loss", losses),
-        _curves(rows, monitor, {monitor: plots.SECOND}, facts.metrics.get("select/epoch")),
-        _curves(rows, "learning rate", dict.fromkeys(_ends(rows), plots.THIRD)),
+        _curves(rows, "loss", losses, LOSSES),
+        _curves(rows, monitor, {monitor: plots.SECOND}, WHILE + shipped, facts.metrics.get("select/epoch")),
+        _curves(rows, "learning rate", dict.fromkeys(_ends(rows), plots.THIRD), RATES),
     ]
     if drawn := [drawing for drawing in found if drawing]:
         yield Section("How the fit went", drawn)
@@ -33,7 +39,7 @@ def _ends(rows: list[dict[str, str]]) -> set[str]:
 
 
 def _curves(
-    rows: list[dict[str, str]], name: str, columns: dict[str, str], chosen: float | None = None
+    rows: list[dict[str, str]], name: str, columns: dict[str, str], says: str, chosen: float | None = None
 ) -> Drawing | None:
     points = {c: [(int(r["step"]), float(r[c])) for r in rows if r.get(c) and r.get("step")] for c in columns}
     points = {c: some[:: max(1, len(some) // MOST)] for c, some in points.items() if len(some) > 1}
@@ -51,6 +57,6 @@ def _curves(
     if chosen is not None and (place := ends.get(str(int(chosen)))) is not None:
         own.axvline(place, color=plots.FAINT, linestyle="--", linewidth=1)
         own.annotate(
-            "chosen", (place, 0.02), xycoords=("data", "axes fraction"), color=plots.INK, fontsize=9, ha="right"
+            "chosen", (place, 1.01), xycoords=("data", "axes fraction"), color=plots.INK, fontsize=11, ha="right"
         )
-    return Drawing(plots.svg(figure, f"curve {name}"))
+    return Drawing(plots.svg(figure, f"curve {name}"), says)

@@ -12,13 +12,17 @@ from src.pages.facts import SHOWN, Facts
 
 def doubts(facts: Facts) -> Iterator[Section]:
     if rows := facts.table(SUSPECTS):
-        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}); the surest first."
-        yield Section("Labels to look at again", [Text(told), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])])
+        told = f"{len(rows):,} training labels are contradicted by the other images ({SUSPECTS}): wrong, or only hard."
+        yield Section(
+            "Labels to look at again",
+            [Text(f"{told} The surest first."), Gallery([_suspect(facts, row) for row in rows[:SHOWN]])],
+        )
 
 
 def duplicates(facts: Facts) -> Iterator[Section]:
     if rows := facts.table("near_duplicates.csv"):
-        told = f"{len(rows):,} images of val and test are nearly images of an earlier split (near_duplicates.csv)."
+        images = len({(row["split"], row["path"]) for row in rows})
+        told = f"{images:,} images of val and test are nearly images of an earlier split (near_duplicates.csv)."
         yield Section(
             "Nearly the same images", [Text(told), Gallery([_pair(facts, row) for row in rows[: SHOWN // 2]])]
         )
@@ -28,15 +32,15 @@ def duplicates(facts: Facts) -> Iterator[Section]:
 
 def _suspect(facts: Facts, row: dict[str, str]) -> Card:
     own, other = row.get("probability/label", ""), row.get("probability/rather", "")
-    lines = [f"label {row['label']} {_two(own)}", f"rather {row['rather']} {_two(other)}"]
+    lines = [f"label {_two(own)}{row['label']}", f"rather {_two(other)}{row['rather']}"]
     lines += ["not learnt"] if row.get(LEFT) == "yes" else []
     return Card(_pictures(facts, [("train", row["path"])]), lines, path=row["path"])
 
 
 def _pair(facts: Facts, row: dict[str, str]) -> Card:
-    places = [(row["split"], row["path"]), (row["like split"], row["like path"])]
-    lines = [f"{row['split']} {row['label']} ~ {row['like split']} {row['like label']}", f"cosine {row['cosine']}"]
-    return Card(_pictures(facts, places), lines, path=f"{row['path']} ~ {row['like path']}")
+    pair = [[row[f"{like}{key}"] for key in ("split", "path", "label")] for like in ("", "like ")]
+    lines = [f"{split} {label}: {path}" for split, path, label in pair]
+    return Card(_pictures(facts, [(split, path) for split, path, _ in pair]), [*lines, f"cosine {row['cosine']}"])
 
 
 def _pictures(facts: Facts, places: list[tuple[str, str]]) -> list[str]:
@@ -45,4 +49,4 @@ def _pictures(facts: Facts, places: list[tuple[str, str]]) -> list[str]:
 
 
 def _two(p: str) -> str:
-    return f"{float(p):.2f}" if p else ""
+    return f"{float(p):.2f}: " if p else ""

@@ -100,12 +100,16 @@ class Facts:
         ]
 
     def heats(self, views: Sequence[torch.Tensor], towards: torch.Tensor, signed: bool = False) -> list[str]:
-        """What moves the outputs of each image towards (n, outputs)."""
+        """What moves the outputs of each image towards (n, outputs); '' where the network sees one place alone."""
         if not views:
             return []
         batch = torch.stack(list(views)).contiguous(memory_format=torch.channels_last).to(self.network.mean.device)
         found = self.network.evidence(batch, towards.float(), signed)
-        return [""] * len(views) if found is None else [pictures.heat(places.cpu()) for places in found]
+        return (
+            [""] * len(views)
+            if found is None or found[0].numel() == 1
+            else [pictures.heat(places.cpu()) for places in found]
+        )
 
     def towards(self, answers: Answers, weights: torch.Tensor) -> torch.Tensor:
         """(n, classes or numbers of this target) -> (n, outputs of the network)."""

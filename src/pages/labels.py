@@ -8,19 +8,22 @@ import numpy as np
 import torch
 
 from src.pages.answers import Answers
-from src.pages.blocks import Gallery, Section, Table, Text
+from src.pages.blocks import Block, Gallery, Section, Table, Text
 from src.pages.classes import named
 from src.pages.facts import SHOWN, Facts
+
+FURTHEST = "The surest mistakes first, each with the probability of its label."
+LEAST = "By the labels that are to be expected wrong, most first; named is the one nearest to a coin's toss."
 
 
 def labels(facts: Facts) -> Iterator[Section]:
     for answers in facts.answers:
         if answers.kind == "labels" and answers.labelled and len(answers):
             yield Section(named("Label by label", answers), [_each(facts, answers)])
-            yield Section(named("Said, and not there", answers), [_worst(facts, answers, False)])
-            yield Section(named("There, and missed", answers), [_worst(facts, answers, True)])
+            yield Section(named("Said, and not there", answers), _worst(facts, answers, False))
+            yield Section(named("There, and missed", answers), _worst(facts, answers, True))
         if answers.kind == "labels" and len(answers):
-            yield Section(named("The least certain images", answers), [_least(facts, answers)])
+            yield Section(named("The least certain images", answers), [Text(LEAST), _least(facts, answers)])
 
 
 def _each(facts: Facts, answers: Answers) -> Table:
@@ -40,14 +43,14 @@ def _each(facts: Facts, answers: Answers) -> Table:
     return Table([*head, *([] if cut is None else ["threshold"])], rows, sortable=True)
 
 
-def _worst(facts: Facts, answers: Answers, missed: bool) -> Gallery | Text:
+def _worst(facts: Facts, answers: Answers, missed: bool) -> list[Block]:
     """By the label of each image that is furthest from the truth. For one that was missed next to nothing speaks: what
     speaks against it is shown, too."""
     there, taken = answers.there, answers.taken
     wrong = there & ~taken if missed else taken & ~there
     away = np.where(wrong, np.abs(there - answers.p), 0.0)
     rows = [i for i in np.argsort(-away.max(1), kind="stable")[:SHOWN].tolist() if wrong[i].any()]
-    return _gallery(facts, answers, rows, away.argmax(1), missed) if rows else Text("None.")
+    return [Text(FURTHEST), _gallery(facts, answers, rows, away.argmax(1), missed)] if rows else [Text("None.")]
 
 
 def _least(facts: Facts, answers: Answers) -> Gallery:
@@ -60,7 +63,7 @@ def _least(facts: Facts, answers: Answers) -> Gallery:
 def _gallery(facts: Facts, answers: Answers, rows: Sequence[int], output: np.ndarray, signed: bool) -> Gallery:
     lines = [
         [
-            f"{answers.classes[output[i]]} {answers.p[i, output[i]]:.2f}",
+            f"{answers.p[i, output[i]]:.2f}: {answers.classes[output[i]]}",
             *(["true: " + (", ".join(sorted(answers.target[i])) or "–")] if answers.labelled else []),
         ]
         for i in rows

@@ -28,7 +28,8 @@ def mistakes(facts: Facts) -> Iterator[Section]:
             gallery = [_gallery(facts, answers, worst)] if len(worst) else []
             yield Section(named("The worst mistakes", answers), [Text(told), *gallery])
         least = np.argsort(sure, kind="stable")[:SHOWN]
-        yield Section(named("The least certain images", answers), [_gallery(facts, answers, least)])
+        told = "By the probability of what is said, the lowest first."
+        yield Section(named("The least certain images", answers), [Text(told), _gallery(facts, answers, least)])
 
 
 def _gallery(facts: Facts, answers: Answers, rows: np.ndarray) -> Gallery:
@@ -36,11 +37,11 @@ def _gallery(facts: Facts, answers: Answers, rows: np.ndarray) -> Gallery:
     for i in rows:
         p, own = answers.p[i], answers.said[i]
         other = int(np.argsort(-p)[1] if p.argmax() == own else p.argmax())
-        told = [f"said {answers.classes[own]} {p[own]:.2f}"]
+        told = [f"said {p[own]:.2f}: {answers.classes[own]}"]
         if answers.labelled and answers.true[i] != own:
-            told.insert(0, f"true {answers.target[i]} {p[answers.true[i]]:.2f}")
+            told.insert(0, f"true {p[answers.true[i]]:.2f}: {answers.target[i]}")
         elif p[other] > 0.005:
-            told.append(f"or {answers.classes[other]} {p[other]:.2f}")
+            told.append(f"or {p[other]:.2f}: {answers.classes[other]}")
         lines.append(told)
     p = torch.tensor(answers.p[rows])
     if answers.ordered:  # the slope of the expected level in the logits

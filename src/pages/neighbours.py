@@ -58,7 +58,7 @@ def _beside(facts: Facts, answers: Answers, z: np.ndarray, rows: Sequence[int]) 
     heats = facts.heats(views, facts.towards(answers, other))
     for n, (i, j) in enumerate(zip(rows, nearest, strict=True)):
         shown = [pictures.uri(pictures.picture(views[k])) for k in (n, len(rows) + n)]
-        lines = [f"nearest: {answers.target[j] if answers.labelled else answers.paths[j]} {z[i] @ z[j]:.3f}"]
+        lines = [f"nearest {z[i] @ z[j]:.3f}: {answers.target[j] if answers.labelled else answers.paths[j]}"]
         if answers.labelled:
             lines.insert(0, f"asked: {answers.target[i]}")
             own = [k for k, name in enumerate(answers.target) if name == answers.target[i] and k != i]

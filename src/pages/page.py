@@ -45,7 +45,7 @@ def said(cell: object) -> str:
 def numeric(table: Table, column: int) -> bool:
     """Whether a column is to be set flush right."""
     cells = [said(row[column]) for row in table.rows if column < len(row)]
-    return any(cells) and all(re.fullmatch(r"[-–]?[\d.,]*( %| ms)?( – -?[\d.]+( %)?)?", cell) for cell in cells)
+    return any(cells) and all(re.fullmatch(r"[-–+]?[\d.,]*( %| ms)?( [–±] [-+]?[\d.]+( %)?)?", cell) for cell in cells)
 
 
 def plain(words: str) -> str:

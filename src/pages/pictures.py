@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-SIDE = 192  # pixels at the most; a page shows them at 150
+SIDE = 192  # pixels at the most; a page shows them at 147
 # Okabe & Ito 2008, which the colour-blind can tell apart; the first class of a mask, mostly the ground, stays clear
 COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#E69F00")
 

@@ -22,9 +22,9 @@ def axes(width: float = 5.2, height: float = 3.3) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     own = figure.add_subplot()
-    own.tick_params(colors=INK, labelsize=10)
-    own.xaxis.label.set(color=INK, size=10)
-    own.yaxis.label.set(color=INK, size=10)
+    own.tick_params(colors=INK, labelsize=11)
+    own.xaxis.label.set(color=INK, size=11)
+    own.yaxis.label.set(color=INK, size=11)
     for name, spine in own.spines.items():
         spine.set(color=FAINT, visible=name in ("left", "bottom"))
     own.grid(color=FAINT, alpha=0.35, linewidth=0.6)
@@ -33,7 +33,7 @@ def axes(width: float = 5.2, height: float = 3.3) -> tuple[Any, Any]:
 
 
 def legend(own: Any) -> None:
-    own.legend(frameon=False, labelcolor=INK, fontsize=10)
+    own.legend(frameon=False, labelcolor=INK, fontsize=11)
 
 
 def drawn(figure: Any, name: str, says: str = "") -> Drawing:

@@ -32,7 +32,8 @@ def reliability(facts: Facts) -> Iterator[Section]:
             ]
             if answers.name == "" and (rows := _numbers(facts)):
                 blocks.append(Table(["", "before calibration", "after"], rows))
-            yield Section(named("How far to believe it", answers), [Text(HOW[answers.kind]), *blocks])
+            told = HOW[answers.kind] + ("" if facts.model.get("calibration") else " Nothing is calibrated.")
+            yield Section(named("How far to believe it", answers), [Text(told), *blocks])
 
 
 HOW = {

@@ -59,14 +59,20 @@ def described(run: Run) -> None:
         folder.write(run.model / "README.md", card(run))
 
 
+def _told(run: Run) -> str:
+    """How many classes, numbers, or columns of either are told."""
+    one, several = ("number", "numbers") if run.task.target == "numbers" else ("class", "classes")
+    count, names = len(run.source.classes), ("column", "columns") if run.task.parts else (one, several)
+    count = len(run.task.parts) if run.task.parts else count
+    return f"{count:,} {names[count != 1]}"
+
+
 def page(run: Run) -> list[Section]:
     """Writes report/index.html; -> what is in it."""
     facts, state = Facts(run), run.home.state()
     sections = [section for part in SECTIONS for section in part(facts)]
     name = run.cfg["model"].get("name", run.cfg["model"]["_target_"])
-    count, what = len(run.source.classes), "number" if run.task.target == "numbers" else "class"
-    plural = "" if count == 1 else "s" if what == "number" else "es"
-    words = (run.source.root, f"{count:,} {what}{plural}", name, state.get("started", ""))
+    words = (run.source.root, _told(run), name, state.get("started", ""))
     there = run.home.path / "report"
     there.mkdir(exist_ok=True)
     title = f"{run.cfg['name']} · {run.home.path.name}"

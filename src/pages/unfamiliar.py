@@ -16,8 +16,8 @@ def unfamiliar(facts: Facts) -> Iterator[Section]:
         return
     called = np.array([cell == "True" for cell in answers.more["unfamiliar"]])
     rows = np.argsort(-score, kind="stable")[:SHOWN].tolist()
-    lines = [[f"{score[i]:.3g}{', unfamiliar' if called[i] else ''}"] for i in rows]
-    told = (
-        f"{called.sum():,} of {len(called):,} images are called unfamiliar; those least like the training images first."
-    )
+    lines = [[f"score {score[i]:.3g}", *(["unfamiliar"] if called[i] else [])] for i in rows]
+    fitted = (facts.model.get("calibration") or {}).get("unfamiliar") or {}
+    how = f" (by {fitted['method']}, {100 * fitted['false_alarm']:.3g} % false alarms on val)" if fitted else ""
+    told = f"{called.sum():,} of {len(called):,} images are called unfamiliar{how}; those least like train come first."
     yield Section("The least familiar images", [Text(told), Gallery(facts.cards(answers, rows, lines))])

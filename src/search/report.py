@@ -119,6 +119,7 @@ def plots(study: Study, importance: dict[str, float], file: Any) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     names, done, front = study.names, study.complete, {t.number for t in study.best()}
     knobs = [k.key for k in study.knobs if any(k.key in t.params for t in done)]
@@ -133,6 +134,13 @@ def plots(study: Study, importance: dict[str, float], file: Any) -> None:
         axis = next(rest)
         axis.scatter(x, y, c=dots, s=18)
         axis.set(xlabel=label, ylabel=other, **({"xscale": "log"} if log else {}))
+        if any(isinstance(value, str) for value in x):  # names are long
+            for name in axis.get_xticklabels():
+                name.set(rotation=25, ha="right")
+        if log:  # 0.1 0.2 0.5 1, as many as fit
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(x) < 30 * min(x) else (1,), numticks=7))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
 
     scatter([t.number for t in done], [t.values[0] for t in done], "trial", names[0], colours)
     if len(names) > 1:
@@ -149,6 +157,9 @@ def plots(study: Study, importance: dict[str, float], file: Any) -> None:
         axis.set(xlabel="importance")
     for axis in rest:
         axis.axis("off")
+    figure.suptitle(
+        f"orange: {'the best trials, of which none beats another in both' if len(names) > 1 else 'the best'}"
+    )
     figure.tight_layout()
     figure.savefig(file, dpi=90)
     pyplot.close(figure)

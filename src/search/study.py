@@ -124,11 +124,12 @@ class Study:
         return sorted(self.optuna.best_trials, key=lambda t: sign * t.values[0])
 
     def importance(self) -> dict[str, float]:
-        """How much each knob decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023)."""
-        if len(self.complete) < 4:
+        """How much each knob decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023). Where
+        all are alike none does, of which it would say that each does as much."""
+        if len(self.complete) < 4 or len({tuple(t.values) for t in self.complete}) == 1:
             return {}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Target and region quantiles select the same set")  # all are alike
+            warnings.filterwarnings("ignore", "Target and region quantiles select the same set")  # nearly all are
             return optuna.importance.get_param_importances(self.optuna)
 
 

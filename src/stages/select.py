@@ -82,14 +82,14 @@ def choose(run: Run, found: list[Candidate]) -> Candidate:
 def _ship(run: Run, chosen: Candidate) -> None:
     name, _, mirror = parts(chosen.name)
     network = restored(run, name)
-    head = chosen.head
-    if chosen.final and run.cfg["refit"] != "none" and len(chosen.target):
-        head = chosen.final()
+    solve = chosen.final if run.cfg["refit"] != "none" and len(chosen.target) else None
+    head = solve() if solve else chosen.head
     network.mirror = mirror
     if head:
         network.answer(*head, mirror=mirror)
     best = None if name == "probe" else epoch(file_of(run, name))
-    sha256 = run.save(network, {"chosen": {"candidate": chosen.name, "epoch": best}, "tuned": tuned(run)})
+    found = {"candidate": chosen.name, "epoch": best, "solved_again": solve is not None}
+    sha256 = run.save(network, {"chosen": found, "tuned": tuned(run)})
     run.home.update(chosen=chosen.name, mixed=chosen.weights, weights=sha256)
     run.home.add_metrics({} if best is None else {"select/epoch": best})
 
@@ -100,11 +100,12 @@ def _tell(run: Run, found: list[Candidate], chosen: Candidate) -> None:
     run.home.update(candidates=scores)
     file = run.home.path / "recipe.md"
     before = file.read_text(encoding="utf-8").partition("\n## Candidates")[0] if file.is_file() else ""
+    why = " The first is left only for one that is better by three standard errors." if len(found) > 1 else ""
     lines = [
         "",
         "## Candidates",
         "",
-        f"In the order of preference; {run.task.monitor} of {len(chosen.target)} images.",
+        f"In the order of preference; {run.task.monitor} of {len(chosen.target)} images.{why}",
         "",
     ]
     lines += [f"| candidate | {run.task.monitor} |  |", "|---|---|---|"]

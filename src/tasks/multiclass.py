@@ -46,7 +46,8 @@ def doubts(
     logits: torch.Tensor, target: torch.Tensor, classes: tuple[str, ...], also: torch.Tensor | None = None
 ) -> list[tuple[int, dict[str, Any]]]:
     """Another class is more likely than the images of that class are on average (confident learning, Northcutt et al.
-    2021, eq. 1). also (N,): where others are to be listed, too."""
+    2021, eq. 1). also (N,): where others are to be listed, too. The only image of a class is contradicted by nothing:
+    no other image could have spoken for it."""
     p = logits.float().softmax(1)
     own = p[torch.arange(len(p)), target]
     sure = torch.stack(
@@ -54,7 +55,7 @@ def doubts(
     )
     above = torch.where(p >= sure, p, 0.0)
     other = above.argmax(1)
-    listed = (above.max(1).values > 0) & (other != target)
+    listed = (above.max(1).values > 0) & (other != target) & (torch.bincount(target)[target] > 1)
     if also is not None:
         other = torch.where(listed, other, p.scatter(1, target[:, None], -1.0).argmax(1))
         listed = listed | also

@@ -105,9 +105,10 @@ def doubts(found: torch.Tensor, target: torch.Tensor, names: tuple[str, ...]) ->
     spread = 1.4826 * (error - error.median(0).values).abs().median(0).values.clamp(min=1e-12)
     far = error.abs() / spread
     rows = torch.nonzero(far.max(1).values > DOUBT)[:, 0].tolist()
+    told = names if len(names) > 1 else [""]
     ordered = sorted(rows, key=lambda i: -float(far[i].max()))
     return [
-        (i, {"rather": "; ".join(f"{name} {v:.4g}" for name, v in zip(names, found[i].tolist(), strict=True))})
+        (i, {"rather": "; ".join(f"{name} {v:.4g}".strip() for name, v in zip(told, found[i].tolist(), strict=True))})
         for i in ordered
     ]
 
