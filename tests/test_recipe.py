@@ -100,6 +100,13 @@ def test_images_are_mirrored_only_where_the_probe_still_knows_them(mirrored, fli
     assert found["data.flip"] == flip
 
 
+@pytest.mark.parametrize("still, flip", [(0.9, 0.5), (0.17, 0.0)])
+def test_where_the_probe_knows_little_of_many_classes_a_tenth_of_it_is_much_to_lose(still, flip):
+    """A hundred accented letters, of which it knows a sixth: 2.5 points less on mirrored images are their accents."""
+    said = probed(mirrored=-0.025, shaken=Shaken(asked=400, still=still, blind=0.01, trivial=still))
+    assert decided(recipe.plan(facts(probed=said), config(), ()))["data.flip"] == flip
+
+
 def test_few_images_do_not_forbid_mirroring_by_chance():
     assert (
         decided(recipe.plan(facts(probed=probed(mirrored=-2 / 16, asked=16)), config(), frozenset()))["data.flip"]
@@ -249,8 +256,8 @@ def test_images_are_not_turned_where_the_way_up_is_their_class():
     assert list(found.values()) == ["jitter", "trivial", "trivial", "trivial"]
 
 
-def test_images_are_not_bent_or_cut_where_the_probe_then_knows_less_than_half_of_them():
-    """Of what it knows above a blind answer (10 %), beyond one standard error: half of 90 % is at 50 %."""
+def test_images_are_not_bent_or_cut_where_the_probe_then_knows_too_little_of_them():
+    """Less than half of it, of crops two thirds: of 80 points above a blind answer, beyond one standard error."""
 
     def plan(*given: str, **scores: float) -> tuple:
         asked = Shaken(asked=400, still=0.9, blind=0.1, **scores)
@@ -258,8 +265,8 @@ def test_images_are_not_bent_or_cut_where_the_probe_then_knows_less_than_half_of
         return plan.get("augment"), plan.get("augment.scale", "as it is")
 
     assert plan(trivial=0.52) == plan(trivial=0.48) == ("trivial", "as it is"), "two points less may be chance"
-    assert plan(trivial=0.4, crop=0.6) == ("jitter", "as it is")
-    assert plan(trivial=0.4, crop=0.3) == ("jitter", None)
+    assert plan(trivial=0.4, crop=0.62) == ("jitter", "as it is")
+    assert plan(trivial=0.4, crop=0.55) == ("jitter", None)
     assert plan("data.crop_scale", trivial=0.4, crop=0.3) == ("jitter", "as it is"), "the user wants these crops"
     assert plan("augment", trivial=0.4, crop=0.3) == (None, "as it is")
 
