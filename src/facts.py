@@ -114,10 +114,5 @@ class Facts:
         return self.probed.shaken if self.probed else None
 
     @property
-    def known(self) -> float:
-        """What the probe knows of the images; 1, all of it, where that was not asked."""
-        return self.shaken.known if self.shaken else 1.0
-
-    @property
     def imbalance(self) -> float:
         return max(self.counts) / max(min(self.counts), 1) if self.counts else 1.0

@@ -53,7 +53,7 @@ AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
-FLIP = 0.04  # loss, or a tenth of what is known, that mirroring may cost; places: x 0.25, masks: x 2.5
+FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
 RARE = 10  # images of the most frequent class for one of the rarest
 FEW = 2.25  # images that may be lost by chance: 1.5 standard errors of a count
 SWEEP = [1, 0.5, 2]  # times the learning rate
@@ -95,7 +95,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
     if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
-        limit = min(FLIP * (0.25 if facts.geometric else 2.5 if facts.dense else 1), facts.known / 10)
+        limit = FLIP * (0.25 if facts.geometric else 2.5 if facts.dense else 1)
         flip = 0.5 if luck or probed.mirrored > -limit else 0.0
         meaning = "mirrored images keep their meaning" if flip else "mirroring changes what is seen"
         yield Decision("data.flip", flip, f"the probe on mirrored images: {_points(probed.mirrored)}; {meaning}")

@@ -100,13 +100,6 @@ def test_images_are_mirrored_only_where_the_probe_still_knows_them(mirrored, fli
     assert found["data.flip"] == flip
 
 
-@pytest.mark.parametrize("still, flip", [(0.9, 0.5), (0.17, 0.0)])
-def test_where_the_probe_knows_little_of_many_classes_a_tenth_of_it_is_much_to_lose(still, flip):
-    """A hundred accented letters, of which it knows a sixth: 2.5 points less on mirrored images are their accents."""
-    said = probed(mirrored=-0.025, shaken=Shaken(asked=400, still=still, blind=0.01, trivial=still))
-    assert decided(recipe.plan(facts(probed=said), config(), ()))["data.flip"] == flip
-
-
 def test_few_images_do_not_forbid_mirroring_by_chance():
     assert (
         decided(recipe.plan(facts(probed=probed(mirrored=-2 / 16, asked=16)), config(), frozenset()))["data.flip"]
