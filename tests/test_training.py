@@ -17,7 +17,7 @@ from src import combined, rng
 from src.contracts import InputSpec, Split
 from src.data.loader import Shuffled
 from src.data.sampler import cells, sampled, times
-from src.data.transforms import Augment
+from src.data.transforms import Augment, evaluation
 from src.factory import make
 from src.losses.logit_adjusted import BalancedSoftmax
 from src.sam import SAM
@@ -331,7 +331,18 @@ def test_a_prior_is_taken_out_once():
         assert head_after(sampler, loss, counts, acc) == [0, 0, 0]
 
 
-# colours
+# crops and colours
+
+
+def test_elongated_images_are_cut_in_the_shape_in_which_they_will_be_tested():
+    """Of the whole area and no other shape than its own, a crop is what squash shows; crop and pad keep shapes."""
+    spec = InputSpec((32, 32), 3, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+    image = torch.randint(0, 256, (3, 40, 100), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tested = evaluation(spec, "squash")(image)
+    for resize in ("squash", "crop", "pad"):
+        own = {"scale": [1, 1], "ratio": [1, 1], "flip": 0.0, "colour": True, "resize": resize}
+        augment = make(node("augment", "light", **own))
+        assert torch.equal(augment(spec)(image), tested) == (resize == "squash"), resize
 
 
 @pytest.mark.parametrize("name", ["trivial", "randaug", "augmix"])

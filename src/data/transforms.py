@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
@@ -45,8 +47,8 @@ def evaluation(spec: InputSpec, resize: str = "crop") -> Callable[[torch.Tensor]
 class Augment:
     """A random view for training: a random crop, resized, perhaps mirrored, then `policy`, one of torchvision's.
 
-    scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop);
-    scale None: no crop, but the evaluation view by `resize`.
+    scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop), that
+    of the image being 1 where the evaluation view squashes it; scale None: no crop, but the evaluation view.
     flip: the probability of mirroring; the data say whether mirrored images keep their label. colour False: colours
     stay as they are, and of `policy` what moves, turns and shears is left.
     """
@@ -78,7 +80,7 @@ class Augment:
         mode = InterpolationMode(spec.interpolation)
         steps: list[Callable] = [evaluation(spec, resize)]
         if scale is not None:
-            steps = [v2.RandomResizedCrop(spec.size, list(scale), list(ratio), mode, antialias=True)]
+            steps = [partial(_cut, spec.size, tuple(scale), tuple(ratio), mode, resize == "squash")]
         self.whole = v2.Resize(spec.size, mode, antialias=True) if scale is None else steps[0]
         steps += [v2.RandomHorizontalFlip(flip)] if flip else []
         steps += [policy] if policy is not None else []
@@ -95,6 +97,21 @@ class Augment:
         for step in self.steps:
             image = step(image)
         return image
+
+
+def _cut(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    mode: InterpolationMode,
+    squashed: bool,
+    *both: torch.Tensor,
+) -> Any:
+    """Where elongated images are squashed to be tested, a crop of their own shape is; one of 4 : 3 at the most would
+    never show the whole of them, nor show it as it will be tested."""
+    aspect = both[0].shape[-1] / both[0].shape[-2] if squashed else 1.0
+    crop = v2.RandomResizedCrop(size, scale, (ratio[0] * aspect, ratio[1] * aspect), mode, antialias=True)
+    return crop(*both)
 
 
 def colourless(policy: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -35,9 +35,9 @@ def noise(
     if run.task.noise is None or run.task.solve is None:
         return None
     heads = heads or run.task.solve(x, target, views, run.cfg["seed"], groups=groups, only="lda")
-    if not (found := run.task.noise(heads, target)):
+    if not (found := run.task.noise(heads, target)) or found.known < KNOWN:
         return None
-    many = found.share >= MANY and found.sure >= SURE and found.known >= KNOWN
+    many = found.share >= MANY and found.sure >= SURE
     return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
 
 

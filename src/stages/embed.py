@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torchvision.transforms.v2 import Compose, RandomResizedCrop
 
+from src import rng
 from src.contracts import Run
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -30,6 +32,18 @@ def grey(image: torch.Tensor) -> torch.Tensor:
     """Luma as in ITU-R BT.601, on all three channels."""
     weight = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(1, 3, 1, 1)
     return (image.float() * weight).sum(1, keepdim=True).round().to(image.dtype).expand_as(image)
+
+
+def shaken(scale: tuple[float, float], seed: int, policy: Change | None) -> Change:
+    """A random view of each image, as training would show it: `scale` of its area, changed by `policy`."""
+
+    def change(images: torch.Tensor) -> torch.Tensor:
+        steps = [RandomResizedCrop(images.shape[-2:], scale, antialias=True), *([policy] if policy else [])]
+        with rng.keyed(seed, "shaken", int(images.long().sum())):
+            return torch.stack([Compose(steps)(image) for image in images])
+
+    change.__name__ = f"shaken {scale} {type(policy).__name__} {seed}"
+    return change
 
 
 def embed(

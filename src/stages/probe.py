@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torchvision.transforms.v2 import TrivialAugmentWide
 
 from src import folder, rng
 from src.columns import take, tensor
 from src.contracts import Affine, ConfigError, Head, Run
-from src.facts import Probed
+from src.facts import Probed, Shaken
 from src.stages import doubts
-from src.stages.embed import embed, grey, mirrored, upside_down
+from src.stages.embed import embed, grey, mirrored, shaken, upside_down
 from src.stages.twins import twins
 
 MOST = 20_000  # images that heads are solved on,
@@ -46,37 +47,13 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     fewer = min(ASKED, most if seconds is None else most // 4)
     assert run.task.solve is not None
     groups = grouped(run, chosen)
-    solve = partial(run.task.solve, seed=run.cfg["seed"])
     read = "stages" if network.stages else "last"  # by the head that is trained
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
     noise = None
     if "labels" in questions:
         noise = doubts.noise(run, x, target, columns(network, x), groups, None if run.cfg["probe"]["head"] else heads)
     asked = some(run, target, fewer)
-    these = [chosen[i] for i in asked]
-    view = dict(list(columns(network, x).items())[-1:])
-
-    def score(seen: torch.Tensor) -> float:
-        head = solve(seen, target[asked], view, only="lda", groups=None if groups is None else groups[asked])[0]
-        return held_out(run, head, target[asked])
-
-    moved, turned, policies = {}, None, {}
-    plain = score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0
-    if "mirror" in questions:
-        seen = embed(run, network, device, "train", these, change=mirrored)
-        change = partial(run.task.moved, best, x) if run.task.moved else partial(_moved, run, best)
-        moved["mirror"] = change(seen, asked, target)
-    if "turn" in questions:
-        seen = embed(run, network, device, "train", these, change=upside_down)
-        blind = run.task.constant(target).expand(len(asked), -1)
-        turned = tuple(float(run.task.skill(said, target[asked])) for said in (_changed(best, seen, asked), blind))
-    if "grey" in questions:
-        moved["grey"] = score(embed(run, network, device, "train", these, change=grey)) - plain
-    if "resize" in questions:
-        policies = {run.cfg["data"]["resize"]: plain}
-        for policy in ("squash", "crop", "pad"):
-            if policy not in policies:
-                policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
+    answers = _answers(run, network, device, questions, best, x, target, chosen, asked)
     judged, (first, second) = doubts.Judged(best, chosen, target, noise), (best, last)
     if noise and noise.wrong.any():
         judged = doubts.further(run, network, device, judged) if seconds is None else judged
@@ -92,14 +69,64 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         score=held_out(run, best, target),
         last=held_out(run, last, target),
         asked=len(asked),
-        resize=policies,
-        mirrored=moved.get("mirror"),
-        turned=turned,
-        grey=moved.get("grey"),
         noise=noise.share if noise else None,
         wrong=int(noise.wrong.sum()) if noise else 0,
         notes=tuple(filter(None, notes)),
+        **answers,
     )
+
+
+def _answers(
+    run: Run,
+    network: Any,
+    device: str,
+    questions: tuple[str, ...],
+    best: Head,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    chosen: list[int],
+    asked: list[int],
+) -> dict[str, Any]:
+    """What is asked of some of the images of the probe, `chosen`: of those at the places `asked`."""
+    assert run.task.solve is not None
+    solve, groups = partial(run.task.solve, seed=run.cfg["seed"]), grouped(run, chosen)
+    these, view = [chosen[i] for i in asked], dict(list(columns(network, x).items())[-1:])
+    seen = partial(embed, run, network, device, "train", these)
+
+    def score(x: torch.Tensor) -> float:
+        head = solve(x, target[asked], view, only="lda", groups=None if groups is None else groups[asked])[0]
+        return held_out(run, head, target[asked])
+
+    def changed(how: Any) -> float:
+        return float(run.task.skill(_changed(best, seen(change=how), asked), target[asked]))
+
+    found = {"resize": {}, "mirrored": None, "turned": None, "grey": None}
+    plain = score(x[asked]) if {"grey", "resize"} & set(questions) else 0.0
+    if "mirror" in questions:
+        change = partial(run.task.moved, best, x) if run.task.moved else partial(_moved, run, best)
+        found["mirrored"] = change(seen(change=mirrored), asked, target)
+    if "turn" in questions:
+        blind = float(run.task.skill(run.task.constant(target).expand(len(asked), -1), target[asked]))
+        found["turned"] = changed(upside_down), blind
+        assert best.logits is not None
+        still = float(run.task.skill(best.logits[asked], target[asked]))
+        found["shaken"] = _shaken(run, changed, Shaken(len(asked), still, blind, 0.0))
+    if "grey" in questions:
+        found["grey"] = score(seen(change=grey)) - plain
+    if "resize" in questions:
+        found["resize"] = {run.cfg["data"]["resize"]: plain}
+        for policy in ("squash", "crop", "pad"):
+            if policy not in found["resize"]:
+                found["resize"][policy] = score(seen(resize=policy))
+    return found
+
+
+def _shaken(run: Run, changed: Any, found: Shaken) -> Shaken | None:
+    if run.spec.channels not in (1, 3):  # TrivialAugment changes their colours
+        return None
+    view = partial(shaken, tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"])
+    found = replace(found, trivial=changed(view(TrivialAugmentWide())))
+    return replace(found, crop=changed(view(None))) if found.loses("trivial") else found
 
 
 def _solved(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, read: str) -> Any:
