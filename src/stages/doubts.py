@@ -24,7 +24,13 @@ class Judged:
     head: Head  # by whose held-out logits
     images: list[int]  # of train
     target: torch.Tensor
-    noise: Noise | None
+    noise: Noise | None = None
+
+
+def judged(run: Run, network: Any, device: str, known: Judged, heads: list[Head], all_: bool) -> Judged:
+    """With what these heads say of the labels; all_: and of the other training images', if many are wrong."""
+    found = replace(known, noise=noise(run, heads, known.target))
+    return further(run, network, device, found) if all_ and found.noise and found.noise.wrong.any() else found
 
 
 def noise(run: Run, heads: list[Head], target: torch.Tensor) -> Noise | None:

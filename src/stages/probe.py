@@ -43,17 +43,16 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     they would take longer than `seconds`. And `labels`: wrong ones are told, and the heads learn without them."""
     network = run.network()
     x, target, chosen, most = features(run, network, device, seconds)
-    fewer = min(ASKED, most if seconds is None else most // 4)
     assert run.task.solve is not None
     groups = grouped(run, chosen)
     solve = partial(run.task.solve, seed=run.cfg["seed"])
     read = "stages" if network.stages else "last"  # by the head that is trained
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
-    noise = None
+    judged = doubts.Judged(best, chosen, target)
     if "labels" in questions:  # of LDA heads, whatever head was asked for
         lda = solve(x, target, columns(network, x), groups=groups, only="lda") if run.cfg["probe"]["head"] else heads
-        noise = doubts.noise(run, lda, target)
-    asked = some(run, target, fewer)
+        judged = doubts.judged(run, network, device, judged, lda, seconds is None)
+    asked = some(run, target, min(ASKED, most if seconds is None else most // 4))
     these = [chosen[i] for i in asked]
     view = dict(list(columns(network, x).items())[-1:])
 
@@ -78,10 +77,8 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         for policy in ("squash", "crop", "pad"):
             if policy not in policies:
                 policies[policy] = score(embed(run, network, device, "train", these, resize=policy))
-    judged, (first, second) = doubts.Judged(best, chosen, target, noise), (best, last)
+    noise, first, second = judged.noise, best, last
     if noise and noise.wrong.any():
-        judged = doubts.further(run, network, device, judged) if seconds is None else judged
-        noise = judged.noise or noise
         kept = torch.nonzero(~noise.wrong[: len(chosen)])[:, 0]
         mine = None if groups is None else groups[kept]
         first, second = _solved(run, x[kept], target[kept], columns(network, x), mine, read)[:2]
