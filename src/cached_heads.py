@@ -36,8 +36,9 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")
     views, groups = probe.columns(network, x), probe.grouped(r, chosen)
     noise = None
-    if "labels" in questions(r, configs.given(words), cfg):
-        noise = doubts.noise(r, x, target, views, groups, None)
+    if "labels" in questions(r, configs.given(words), cfg) and r.task.solve:
+        lda = r.task.solve(x, target, views, cfg["seed"], groups=groups, only="lda")
+        noise = doubts.noise(r, lda, target)
     if noise and noise.wrong.any():
         kept = torch.nonzero(~noise.wrong)[:, 0]
         x, target, groups = x[kept], target[kept], None if groups is None else groups[kept]

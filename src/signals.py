@@ -49,6 +49,7 @@ def install(grace: float = 60.0) -> None:
         _watch.timer.daemon = True
         _watch.timer.start()
 
+    _watch.told = -math.inf
     for number in CODES:
         signal.signal(number, handle)
 

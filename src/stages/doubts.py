@@ -24,18 +24,18 @@ class Judged:
     head: Head  # by whose held-out logits
     images: list[int]  # of train
     target: torch.Tensor
-    noise: Noise | None
+    noise: Noise | None = None
 
 
-def noise(
-    run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, heads: list[Head] | None
-) -> Noise | None:
-    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told. By
-    `heads`, or, whatever head was asked for, by LDA's."""
-    if run.task.noise is None or run.task.solve is None:
-        return None
-    heads = heads or run.task.solve(x, target, views, run.cfg["seed"], groups=groups, only="lda")
-    if not (found := run.task.noise(heads, target)) or found.known < KNOWN:
+def judged(run: Run, network: Any, device: str, known: Judged, heads: list[Head], all_: bool) -> Judged:
+    """With what these heads say of the labels; all_: and of the other training images', if many are wrong."""
+    found = replace(known, noise=noise(run, heads, known.target))
+    return further(run, network, device, found) if all_ and found.noise and found.noise.wrong.any() else found
+
+
+def noise(run: Run, heads: list[Head], target: torch.Tensor) -> Noise | None:
+    """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told."""
+    if run.task.noise is None or not (found := run.task.noise(heads, target)) or found.known < KNOWN:
         return None
     many = found.share >= MANY and found.sure >= SURE
     return found if many else replace(found, wrong=torch.zeros_like(found.wrong))

@@ -44,20 +44,19 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
     they would take longer than `seconds`. And `labels`: wrong ones are told, and the heads learn without them."""
     network = run.network()
     x, target, chosen, most = features(run, network, device, seconds)
-    fewer = min(ASKED, most if seconds is None else most // 4)
     assert run.task.solve is not None
     groups = grouped(run, chosen)
     read = "stages" if network.stages else "last"  # by the head that is trained
     best, last, *_ = heads = _solved(run, x, target, columns(network, x), groups, read)
-    noise = None
-    if "labels" in questions:
-        noise = doubts.noise(run, x, target, columns(network, x), groups, None if run.cfg["probe"]["head"] else heads)
-    asked = some(run, target, fewer)
+    judged = doubts.Judged(best, chosen, target)
+    if "labels" in questions:  # of LDA heads, whatever head was asked for
+        solve = partial(run.task.solve, x, target, columns(network, x), run.cfg["seed"], groups=groups)
+        lda = solve(only="lda") if run.cfg["probe"]["head"] else heads
+        judged = doubts.judged(run, network, device, judged, lda, seconds is None)
+    asked = some(run, target, min(ASKED, most if seconds is None else most // 4))
     answers = _answers(run, network, device, questions, best, x, target, chosen, asked)
-    judged, (first, second) = doubts.Judged(best, chosen, target, noise), (best, last)
+    noise, first, second = judged.noise, best, last
     if noise and noise.wrong.any():
-        judged = doubts.further(run, network, device, judged) if seconds is None else judged
-        noise = judged.noise or noise
         kept = torch.nonzero(~noise.wrong[: len(chosen)])[:, 0]
         mine = None if groups is None else groups[kept]
         first, second = _solved(run, x[kept], target[kept], columns(network, x), mine, read)[:2]
