@@ -444,6 +444,10 @@ def test_digits_are_calibrated_and_a_kill_changes_nothing(zygote, tmp_path):
     for name in ("metrics.json", "predictions.csv", "predictions_val.csv", *files):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
     assert facts["calibration"]["images"] == 260 and facts["calibration"]["notes"] == []
+    card = (run / "model" / "README.md").read_text()  # says what that is worth
+    assert "- calibrated on 260 images of val\n- probabilities: by vector; calibration error on test " in card
+    assert f"- sets that are to hold the truth in 98 % of all cases; on test {said['test/coverage']:.3f} (" in card
+    assert f"- `unfamiliar`: by knn, 5 % false alarms on val; {100 * said['test/unfamiliar']:.1f} % of the test" in card
     # predict says of the same images what the test said, and that noise is unlike the training images
     cache = next(p for p in (tmp_path / "cache").rglob("test") if p.is_dir())
     assert predict(str(run), str(cache), str(tmp_path / "again.csv")) == 0

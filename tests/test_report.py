@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from src.models.network import Network
 from src.models.timm_backbone import timm_backbone
+from src.pages.card import _worth
 from src.pages.facts import Facts
 from src.pages.pictures import wrong
 from src.pages.robustness import robustness
@@ -245,13 +246,24 @@ def test_what_robustness_measured_is_a_table_a_kind_and_a_warning_is_loud(tmp_pa
         "images": 50, "metric": "acc",
         "corruptions": {"clean": 0.1, "severities": [1, 5], "errors": {"fog": [0.2, 0.3]}, "mean_error": 0.25},
         "shifts": {"clean": 0.1, "mirrored": {"error": 0.4, "same": 0.5}},
-        "attacks": {"norm": "linf", "clean": 0.9, "eps": {"1/255": {"pgd": 0.2}}, "hidden": ["noise is worse"]},
+        "attacks": {
+            "norm": "linf", "clean": 0.9, "eps": {"1/255": {"pgd": 0.2, "worst": 0.1}}, "hidden": ["noise is worse"],
+        },
     }  # fmt: skip
     (tmp_path / "robustness.json").write_text(json.dumps(said))
     [section] = robustness(SimpleNamespace(run=SimpleNamespace(home=SimpleNamespace(path=tmp_path))))
     tables = [[list(block.head), *block.rows] for block in section.blocks if block.kind == "table"]
     assert [["", "severity 1", "severity 5"], ["fog", "0.2000", "0.3000"]] in tables
     assert [["", "error", "same"], ["mirrored", "0.4000", "0.5000"]] in tables
-    assert [["", "pgd"], ["1/255", "0.2000"]] in tables
+    assert [["", "pgd", "worst"], ["1/255", "0.2000", "0.1000"]] in tables
+    assert any(block.kind == "text" and block.words.startswith("Accuracies, not errors") for block in section.blocks)
     loud = [block.words for block in section.blocks if block.kind == "text" and block.loud]
     assert len(loud) == 1 and loud[0].endswith("noise is worse")
+    run = SimpleNamespace(home=SimpleNamespace(path=tmp_path, metrics=dict), cfg={"calibrate": {"alpha": 0.1}})
+    assert list(_worth(run, {})) == [
+        "- nothing is calibrated",
+        "- error under corruptions on 50 test images: clean 0.1, mean error 0.25",
+        "- error under shifts on 50 test images: clean 0.1, mirrored 0.4",
+        "- accuracy under attack, an upper bound, on 50 test images: clean 0.9, 0.1 at 1/255; not to be trusted: "
+        "gradients seem to be hidden",
+    ]

@@ -52,6 +52,13 @@ def test_every_space_of_the_project_can_be_searched(name):
     assert asked.options["trials"] >= 1
 
 
+def test_heads_share_their_features_only_where_all_trials_have_the_same():
+    assert Asked(["probe", "recipe=probe"]).cached
+    for other in ("recipe=auto", "model.candidates=[resnet18,resnet34]", "folds=2"):
+        words = ["data=folder", "data.root=.", *([other] if other == "recipe=auto" else ["recipe=probe", other])]
+        assert not Asked(["probe", *words]).cached, other
+
+
 def test_a_search_that_is_killed_anywhere_ends_with_the_trials_of_one_that_was_not(tmp_path):
     words = ["lr", "trials=6", "seeds=0", "trainer.max_epochs=4", "prune=none"]
     faults = [["0000", 2, "driver"], ["0001", 1, "trial"], ["0002", 3, "both"], ["0004", 0, "driver"]]

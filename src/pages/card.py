@@ -168,10 +168,13 @@ def _worth(run: Run, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"- `unfamiliar`: by {strange['method']}, {100 * strange['false_alarm']:g} % false alarms on val{told}"
     file = run.home.path / "robustness.json"
     exams = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name, part in exams.items():
-        if isinstance(part, Mapping):
-            single = (f"{k.replace('_', ' ')} {v:.4g}" for k, v in part.items() if isinstance(v, int | float))
-            yield f"- {name.replace('_', ' ')} on {exams.get('images', '?')} test images: {', '.join(single)}"
+    for name, part in ((name, part) for name, part in exams.items() if isinstance(part, Mapping)):
+        told = [f"{k} {v:.4g}" for k, v in part.items() if isinstance(v, int | float)]
+        told += [f"{k} {v['error']:.4g}" for k, v in part.items() if isinstance(v, Mapping) and "error" in v]
+        told += [f"{v['worst']:.4g} at {eps}" for eps, v in part.get("eps", {}).items() if "worst" in v]
+        hidden = "; not to be trusted: gradients seem to be hidden" if part.get("hidden") else ""
+        what = "accuracy under attack, an upper bound," if name == "attacks" else f"error under {name}"
+        yield f"- {what} on {exams.get('images', '?')} test images: {', '.join(told)}{hidden}".replace("_", " ")
 
 
 def _input(facts: Mapping[str, Any]) -> list[str]:

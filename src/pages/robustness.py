@@ -9,6 +9,12 @@ from typing import Any
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.facts import Facts
 
+SAYS = {
+    "shifts": "same: the part of the answers that stay what they are.",
+    "attacks": "Accuracies, not errors, and upper bounds of them: each attack, noise aside, on what those on its left "
+    "have left right; rows are how far a value may be changed.",
+}
+
 
 def robustness(facts: Facts) -> Iterator[Section]:
     file = facts.run.home.path / "robustness.json"
@@ -21,7 +27,8 @@ def robustness(facts: Facts) -> Iterator[Section]:
         Text(f"Of {images} test images; errors are 1 - {metric}, or the metric where less is better.")
     ]
     for name, part in parts.items():
-        blocks += [Text(name.replace("_", " "), head=True), *_part(part)]
+        says = [Text(SAYS[name])] if name in SAYS else []
+        blocks += [Text(name.replace("_", " "), head=True), *says, *_part(part)]
     yield Section("How it holds up", blocks)
 
 
