@@ -6,37 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-VIEWS = {"trivial": "turned, sheared, recoloured and cut out", "crop": "cut out"}
-LEFT = {"trivial": 1 / 2, "crop": 2 / 3}  # of what the probe knows of images, the part that views must keep
-
 
 @dataclass(frozen=True)
 class Shaken:
-    """Scores of held-out images in random views, as a training would show them."""
+    """Scores of held-out images, as they are and in random views of augment=trivial."""
 
     asked: int  # images
-    still: float  # as they are
+    still: float
     blind: float  # of the best answer that sees none
-    trivial: float  # in views of augment=trivial
-    crop: float | None = None  # in its crops alone; None: not asked, since `trivial` loses little
+    trivial: float
 
     @property
-    def known(self) -> float:
-        """What the probe knows of them: above a blind answer."""
-        return max(self.still - self.blind, 0.0)
-
-    def loses(self, view: str) -> bool:
-        """Whether too little of that is left, beyond one standard error. MobileNetV2 at 96 px: of scenes, hand signs,
-        clothes, icons and digits 0.55 to 0.93 is left in `trivial` and 0.78 or more in `crop`; of accented letters 0.39
-        and 0.80, of spectrograms of words 0.42 and 0.59. What a training on such views costs: docs/results.md."""
-        if (score := getattr(self, view)) is None:
-            return False
-        error = math.sqrt(max(score * (1 - score), 1e-4) / self.asked)
-        return score + error < self.blind + LEFT[view] * self.known
-
-    def told(self, view: str) -> str:
-        change = 100 * (getattr(self, view) - self.still)
-        return f"the probe on images {VIEWS[view]}: {change:+.1f} points of the {100 * self.known:.1f} that it knows"
+    def lost(self) -> bool:
+        """Whether less than half of what the probe knows of them, above a blind answer, is left in these views, beyond
+        one standard error. Of scenes, hand signs, clothes, icons and digits 0.55 to 0.93 is left, of spectrograms of
+        words 0.42, of accented letters 0.39 (MobileNetV2 at 96 px). What it costs to train on them: docs/results.md."""
+        error = math.sqrt(max(self.trivial * (1 - self.trivial), 1e-4) / self.asked)
+        return self.trivial + error < (self.still + self.blind) / 2
 
 
 @dataclass(frozen=True)
@@ -108,10 +94,6 @@ class Facts:
     def each(self) -> float:
         """Training images of a class, on average; of numbers, of a tenth of their range."""
         return sum(self.counts) / len(self.counts) if self.counts else self.images / 10
-
-    @property
-    def shaken(self) -> Shaken | None:
-        return self.probed.shaken if self.probed else None
 
     @property
     def imbalance(self) -> float:

@@ -152,8 +152,6 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):
         yield (chosen := _augment(facts, cfg["data"]["colour"]))
-        if "data.crop_scale" not in given and facts.shaken and facts.shaken.loses("crop"):
-            yield Decision("augment.scale", None, f"{facts.shaken.told('crop')}: they stay whole")
         for word, leaf in (("flip", "flip"), ("crop_scale", "scale")):
             if chosen.value == "colour" and f"data.{word}" in given:
                 yield Decision(f"augment.{leaf}", cfg["data"][word], f"data.{word} says that the target bears it")
@@ -210,8 +208,9 @@ def _augment(facts: Facts, colour: bool) -> Decision:
         if turned < blind - 2 * math.sqrt(blind * (1 - blind) / facts.probed.asked):
             told = f"upside down the probe has {100 * turned:.1f} %, less than a blind answer ({100 * blind:.1f} %)"
             return Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")
-    if facts.shaken and facts.shaken.loses("trivial"):
-        return Decision("augment", "jitter", f"{facts.shaken.told('trivial')}: none is turned or sheared")
+    if facts.probed and (seen := facts.probed.shaken) and seen.lost:
+        told = f"turned, sheared and recoloured, the probe has {100 * seen.trivial:.1f} %, not {100 * seen.still:.1f}"
+        return Decision("augment", "jitter", f"{told}: too little is left; none is turned or sheared")
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
     return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
 

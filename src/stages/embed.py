@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torchvision.transforms.v2 import Compose, RandomResizedCrop
+from torchvision.transforms.v2 import Compose, RandomResizedCrop, TrivialAugmentWide
 
 from src import rng
 from src.contracts import Run
@@ -34,15 +34,15 @@ def grey(image: torch.Tensor) -> torch.Tensor:
     return (image.float() * weight).sum(1, keepdim=True).round().to(image.dtype).expand_as(image)
 
 
-def shaken(scale: tuple[float, float], seed: int, policy: Change | None) -> Change:
-    """A random view of each image, as training would show it: `scale` of its area, changed by `policy`."""
+def shaken(scale: tuple[float, float], seed: int) -> Change:
+    """A random view of each image, as augment=trivial shows it: `scale` of its area, bent and recoloured."""
 
     def change(images: torch.Tensor) -> torch.Tensor:
-        steps = [RandomResizedCrop(images.shape[-2:], scale, antialias=True), *([policy] if policy else [])]
+        view = Compose([RandomResizedCrop(images.shape[-2:], scale, antialias=True), TrivialAugmentWide()])
         with rng.keyed(seed, "shaken", int(images.long().sum())):
-            return torch.stack([Compose(steps)(image) for image in images])
+            return torch.stack([view(image) for image in images])
 
-    change.__name__ = f"shaken {scale} {type(policy).__name__} {seed}"
+    change.__name__ = f"shaken {scale} {seed}"
     return change
 
 

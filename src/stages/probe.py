@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torchvision.transforms.v2 import TrivialAugmentWide
 
 from src import folder, rng
 from src.columns import take, tensor
@@ -109,7 +108,9 @@ def _answers(
         found["turned"] = changed(upside_down), blind
         assert best.logits is not None
         still = float(run.task.skill(best.logits[asked], target[asked]))
-        found["shaken"] = _shaken(run, changed, Shaken(len(asked), still, blind, 0.0))
+        if run.spec.channels in (1, 3):  # whose colours TrivialAugment can change
+            view = shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"])
+            found["shaken"] = Shaken(len(asked), still, blind, changed(view))
     if "grey" in questions:
         found["grey"] = score(seen(change=grey)) - plain
     if "resize" in questions:
@@ -118,14 +119,6 @@ def _answers(
             if policy not in found["resize"]:
                 found["resize"][policy] = score(seen(resize=policy))
     return found
-
-
-def _shaken(run: Run, changed: Any, found: Shaken) -> Shaken | None:
-    if run.spec.channels not in (1, 3):  # TrivialAugment changes their colours
-        return None
-    view = partial(shaken, tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"])
-    found = replace(found, trivial=changed(view(TrivialAugmentWide())))
-    return replace(found, crop=changed(view(None))) if found.loses("trivial") else found
 
 
 def _solved(run: Run, x: torch.Tensor, target: torch.Tensor, views: dict[str, slice], groups: Any, read: str) -> Any:
