@@ -84,10 +84,9 @@ def _input(facts: Facts) -> Iterator[Decision]:
     if (probed := facts.probed) is None:
         return
     if probed.noise is not None:
-        few = "too few, or too unsure, for any to be left out"
-        left = f"the likeliest {probed.wrong:,} are not learnt" if probed.wrong else few
-        share = f"about {100 * probed.noise:.0f} % wrong labels"
-        yield Decision("data.suspects", "drop" if probed.wrong else "keep", f"{share}: {left}")
+        left = f"the likeliest {probed.wrong:,} are not learnt" if probed.wrong else "too few, or unsure, to leave any out"
+        told = f"about {100 * probed.noise:.0f} % wrong labels: {left}"
+        yield Decision("data.suspects", "drop" if probed.wrong else "keep", told)
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
         kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
