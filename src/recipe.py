@@ -84,7 +84,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
     if (probed := facts.probed) is None:
         return
     if probed.noise is not None:
-        left = f"the likeliest {probed.wrong:,} are not learnt" if probed.wrong else "too few, or unsure, to leave any out"
+        left = f"the likeliest {probed.wrong:,} are not learnt" if probed.wrong else "too few to leave any out"
         told = f"about {100 * probed.noise:.0f} % wrong labels: {left}"
         yield Decision("data.suspects", "drop" if probed.wrong else "keep", told)
     if len(probed.resize) > 1:
