@@ -109,8 +109,8 @@ def _answers(
         assert best.logits is not None
         still = float(run.task.skill(best.logits[asked], target[asked]))
         if run.spec.channels in (1, 3):  # whose colours TrivialAugment can change
-            view = shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"])
-            found["shaken"] = Shaken(len(asked), still, blind, changed(view))
+            bent = changed(shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"]))
+            found["shaken"] = Shaken(len(asked), still, blind, bent)
     if "grey" in questions:
         found["grey"] = score(seen(change=grey)) - plain
     if "resize" in questions:
