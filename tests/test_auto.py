@@ -70,6 +70,22 @@ def test_all_candidates_are_told_and_the_chosen_one_is_in_the_model(auto):
     assert recipe.count("| chosen |") == 1 and f"| {state['chosen']} |" in recipe
 
 
+def test_wide_images_in_colour_are_asked_how_to_be_squared_and_whether_colour_is_their_class(auto, zygote, tmp_path):
+    weights, draw = tmp_path / "net.safetensors", np.random.default_rng(0)
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    for i in range(40):
+        pixels = draw.integers(0, 120, (20, 40, 3), dtype=np.uint8)
+        pixels[..., i % 2] += (110, 56)[i % 2]  # as bright as each other
+        file = tmp_path / "images" / ("train" if i < 32 else "test") / ("red", "green")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    more = ("model.name=test_resnet", f"model.weights={weights}", "model.image_size=32", "stages=[probe]")
+    assert zygote.run(*words(tmp_path / "images", auto, *more, f"run_dir={tmp_path / 'run'}")) == 0, zygote.screen
+    recipe = (tmp_path / "run" / "recipe.md").read_text()
+    assert re.search(r"squash [\d.]+, crop [\d.]+, pad [\d.]+", recipe), recipe
+    assert "no colour changes: without colours the probe has -" in recipe
+
+
 def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, shapes):
     kept = {p: p.stat().st_mtime_ns for p in (auto / "cache" / "features").iterdir()}
     assert len(kept) >= 2 and not [p for p in kept if p.suffix == ".tmp"]
