@@ -10,11 +10,10 @@ import hydra
 import torch
 
 from src import folder, hardware, resume
-from src.build import NOISELESS, prepare
+from src.build import prepare
 from src.check import configs
 from src.check.words import Word, parsed
-from src.contracts import ConfigError
-from src.decide import questions
+from src.decide import questions, refuse_noiseless
 from src.run import quiet
 from src.stages import doubts, probe
 from src.stages.embed import embed
@@ -29,14 +28,14 @@ def scorer(words: Sequence[str], home: folder.RunFolder) -> Callable[[Sequence[s
     with hydra.initialize_config_dir(str(configs.ROOT), version_base="1.3"):
         cfg = resume.plain(resume.absolute(hydra.compose("train", [*words, f"run_dir={home.path}"])))
     r = prepare({**cfg, "start": "random", "select": "last", "data": {**cfg["data"], "suspects": "keep"}}, home)
-    if cfg["data"]["suspects"] == "drop" and r.task.noise is None:
-        raise ConfigError(NOISELESS)
+    given = configs.given(words)
+    refuse_noiseless(r, cfg, given, True)
     network, device = r.network(), hardware.device(cfg)
     x, target, chosen, _ = probe.features(r, network, device, None)
     val, truth = embed(r, network, device, "val"), probe.targets(r, "val")
     views, groups = probe.columns(network, x), probe.grouped(r, chosen)
     noise = None
-    if "labels" in questions(r, configs.given(words), cfg) and r.task.solve:
+    if "labels" in questions(r, given, cfg) and r.task.solve:
         lda = r.task.solve(x, target, views, cfg["seed"], groups=groups, only="lda")
         noise = doubts.noise(r, lda, target)
     if noise and noise.wrong.any():

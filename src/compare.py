@@ -101,7 +101,7 @@ def _row(entry: Entry, entries: Sequence[Entry]) -> list[object]:
     name, metrics = f"{entry.split}/{entry.headline}", entry.metrics
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
     typed = [word for word in entry.words if word not in _shared(entries)]
-    differs = [k for k in sorted(entry.keys) if len({e.keys.get(k) for e in entries}) > 1 and not _follows(k, entries)]
+    differs = [k for k in sorted(entry.keys) if len({e.keys.get(k) for e in entries}) > 1 and not _follows(k, typed)]
     return [
         *(entry.name, f"{entry.value:.4f}", "" if low is None or high is None else f"{low:.4f} – {high:.4f}"),
         *(int(metrics.get(f"{entry.split}/images", 0)), f"{sum(entry.state.get('seconds', {}).values()):.0f}"),
@@ -113,11 +113,13 @@ def _shared(entries: Sequence[Entry]) -> set[str]:
     return set.intersection(*(set(entry.words) for entry in entries))
 
 
-def _follows(key: str, entries: Sequence[Entry]) -> bool:
-    """Whether a key of the config only says again what was typed: finetune._target_ behind finetune=head."""
-    own = {word for entry in entries for word in entry.words} - _shared(entries)
-    typed = {word.lstrip("+").partition("=")[0] for word in own}
-    return key.startswith("data.source.") or any(key == word or key.startswith(f"{word}.") for word in typed)
+def _follows(key: str, typed: Sequence[str]) -> bool:
+    """Whether a key of the config only says again what was typed for this run: finetune._target_ behind finetune=head,
+    data.source.root behind data.root=DIR."""
+    names = [word.lstrip("+").partition("=")[0] for word in typed]
+    if key.startswith("data.source."):  # made of the other words of data
+        return any(name.partition(".")[0] == "data" for name in names)
+    return any(key == name or (name != "data" and key.startswith(f"{name}.")) for name in names)
 
 
 def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:

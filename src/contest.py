@@ -133,9 +133,9 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
         signals.defer(False)
         print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
         return math.nan
-    score, name = worth(run)
+    score, shipped = worth(run)
     if run.leader:
-        print(f"         {run.task.monitor} {score:.4f}, if it were shipped now, as {name}", flush=True)
+        print(f"         {run.task.monitor} {score:.4f}, if it were shipped now, as {shipped}", flush=True)
     return score
 
 

@@ -25,6 +25,8 @@ from src.settle import settle
 from src.stages import pixels, probe
 from src.stages.pace import Pace, pace
 
+VARIED = 10  # images a class from which it is asked whether they bear to be bent: fewer need all the variety there is
+
 
 def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     """What the user left open: the data are looked at, the frozen network is asked, and the recipe's overrides are
@@ -83,9 +85,7 @@ def ask(
     once, of the first network: it has answered for the others, too."""
     possible(r, given)
     probed, probes = None, words["recipe"] != "fast" and r.task.solve is not None and pretrained(r.cfg)
-    rare = r.audit.imbalance > recipe.RARE and "task.monitor" not in given
-    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes or rare):
-        raise ConfigError(NOISELESS)
+    refuse_noiseless(r, words, given, probes)
     if probes:
         asked = questions(r, given, words)
         known = [one for one in asked if first and one != "labels"]
@@ -105,6 +105,13 @@ def possible(r: Run, given: Collection[str]) -> None:
     combined.refuse({**r.cfg, "trainer": trainer}, r.module(r.network()), r.task)
 
 
+def refuse_noiseless(r: Run, words: Mapping[str, Any], given: Collection[str], probes: bool) -> None:
+    """ConfigError where wrong labels shall be left out and no probe can tell them."""
+    rare = r.audit.imbalance > recipe.RARE and "task.monitor" not in given
+    if words["data"]["suspects"] == "drop" and (r.task.noise is None or not probes or rare):
+        raise ConfigError(NOISELESS)
+
+
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said, of images that can tell."""
     asked = [] if "data.flip" in given else ["mirror"]
@@ -112,6 +119,8 @@ def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple
     asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
     upright = r.task.target == "class" and not r.task.geometric
     asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
+    varied = r.audit.each >= VARIED and r.spec.channels in (1, 3)  # TrivialAugment changes their colours
+    asked += ["bend"] if "turn" in asked and varied else []
     asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,15 +155,15 @@ def main() -> int:
 def show(said: dict[str, float], place: Path) -> None:
     told = {
         "oof": "Each image of train and val, by the model that did not learn it:",
-        "folds": "The mean over the folds, ± half of its 95 % interval:",
+        "folds": "The mean over the folds, and its 95 % interval:",
         "test": "The test images, by the mean of all folds' predictions:",
     }
     for key, value in said.items():
         if heading := told.pop(key.partition("/")[0], ""):
             print(f"\n{heading}")
         if not key.endswith(("/low", "/high")):
-            high = said.get(f"{key}/high")
-            print(f"{key:24} {few.told(value, math.inf if high is None else high - value)}")
+            low, high = said.get(f"{key}/low"), said.get(f"{key}/high")
+            print(f"{key:24} {value:.4f}{'' if low is None else f'  ({low:.4f} – {high:.4f})'}")
     if not any(key.startswith("oof/") for key in said):
         print("Only the metrics are merged: two embeddings have no mean, and the masks of val are not kept.")
     print(f"\nmerged    {place}")

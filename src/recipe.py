@@ -207,7 +207,7 @@ def _augment(facts: Facts, colour: bool) -> Decision:
         if turned < blind - 2 * math.sqrt(blind * (1 - blind) / facts.probed.asked):
             told = f"upside down the probe has {100 * turned:.1f} %, less than a blind answer ({100 * blind:.1f} %)"
             return Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")
-    if facts.probed and (seen := facts.probed.shaken) and seen.lost and facts.each >= 10:  # fewer need all variety
+    if facts.probed and (seen := facts.probed.shaken) and seen.lost:
         told = f"turned, sheared and recoloured, the probe has {100 * seen.trivial:.1f} %, not {100 * seen.still:.1f}"
         return Decision("augment", "jitter", f"{told}: too little is left; none is turned or sheared")
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"

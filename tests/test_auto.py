@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.stages.embed import shaken
+
 
 def words(shapes, folder, *more: str) -> list[str]:
     """18 updates on `shapes`, from the weights that ship; what is left open is decided."""
@@ -84,6 +86,25 @@ def test_wide_images_in_colour_are_asked_how_to_be_squared_and_whether_colour_is
     recipe = (tmp_path / "run" / "recipe.md").read_text()
     assert re.search(r"squash [\d.]+, crop [\d.]+, pad [\d.]+", recipe), recipe
     assert "no colour changes: without colours the probe has -" in recipe
+
+
+def test_stripes_that_differ_in_their_width_are_not_bent(auto, zygote, tmp_path):
+    draw = np.random.default_rng(0)
+    for i in range(80):
+        wide, start = 4 + i % 4, draw.uniform(0, 8)
+        stripes = 100 * np.sin(2 * np.pi * (np.arange(32) + start) / wide) + 128 + draw.normal(0, 10, (32, 32))
+        file = tmp_path / "images" / ("train" if i < 64 else "test") / str(wide) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(stripes.clip(0, 255).astype(np.uint8)).save(file)
+    run = tmp_path / "run"
+    assert zygote.run(*words(tmp_path / "images", auto, "stages=[probe]", f"run_dir={run}")) == 0, zygote.screen
+    assert "too little is left; none is turned or sheared" in (run / "recipe.md").read_text()
+
+
+def test_the_view_of_an_image_does_not_go_by_what_else_is_in_its_batch():
+    images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    change = shaken((0.4, 1.0), 0)
+    assert torch.equal(change(images)[2:], change(images[2:])) and not torch.equal(change(images), images)
 
 
 def test_a_later_run_reads_the_features_that_an_earlier_one_kept(auto, zygote, shapes):

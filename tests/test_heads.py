@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from src.contracts import Head, Noise
-from src.stages import probe
+from src.stages import doubts
 from src.tasks import heads
 from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
@@ -71,8 +71,9 @@ def test_wrong_labels_are_counted_and_told_from_images_that_are_only_hard(part):
 @pytest.mark.parametrize(("known", "counts"), [(0.3, None), (0.8, 4)])
 def test_a_probe_that_knows_little_of_its_images_counts_no_wrong_labels(known, counts):
     """36 emoji of nine kinds: 30 % right held out, and `about 37 % of the training labels are wrong`."""
-    found = Noise(share=0.37, sure=5.0, known=known, wrong=torch.ones(4, dtype=torch.bool))
-    said = probe._noise(SimpleNamespace(task=SimpleNamespace(noise=lambda *_: found)), [], torch.zeros(4))
+    head = Head("lda", torch.zeros(2, 3), torch.zeros(2))
+    found = Noise(share=0.37, sure=5.0, known=known, wrong=torch.ones(4, dtype=torch.bool), head=head)
+    said = doubts.noise(SimpleNamespace(task=SimpleNamespace(noise=lambda *_: found)), [], torch.zeros(4))
     assert (said and int(said.wrong.sum())) == counts
 
 

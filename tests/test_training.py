@@ -343,6 +343,7 @@ def test_elongated_images_are_cut_in_the_shape_in_which_they_will_be_tested():
         own = {"scale": [1, 1], "ratio": [1, 1], "flip": 0.0, "colour": True, "resize": resize}
         augment = make(node("augment", "light", **own))
         assert torch.equal(augment(spec)(image), tested) == (resize == "squash"), resize
+    assert not torch.equal(Augment(spec, [1, 1], [1, 1], 0.0)(image), tested)  # as an older run's config says it
 
 
 @pytest.mark.parametrize("name", ["trivial", "randaug", "augmix"])

@@ -48,7 +48,7 @@ class Augment:
     """A random view for training: a random crop, resized, perhaps mirrored, then `policy`, one of torchvision's.
 
     scale, ratio: the crop's part of the area and its aspect ratio, as in Szegedy et al. 2015 (RandomResizedCrop), that
-    of the image being 1 where the evaluation view squashes it; scale None: no crop, but the evaluation view.
+    of the image being 1 where `resize` is squash, as when it is tested; scale None: no crop, but the evaluation view.
     flip: the probability of mirroring; the data say whether mirrored images keep their label. colour False: colours
     stay as they are, and of `policy` what moves, turns and shears is left.
     """
@@ -62,7 +62,7 @@ class Augment:
         policy: Callable[[torch.Tensor], torch.Tensor] | str | None = None,
         colour: bool = True,
         erase: float = 0.0,
-        resize: str = "squash",
+        resize: str | None = None,
     ):
         if isinstance(policy, str):
             raise ConfigError(
@@ -78,7 +78,7 @@ class Augment:
                 f"these images have {spec.channels}.\nUse augment=light or augment=none."
             )
         mode = InterpolationMode(spec.interpolation)
-        steps: list[Callable] = [evaluation(spec, resize)]
+        steps: list[Callable] = [evaluation(spec, resize or "squash")]
         if scale is not None:
             steps = [partial(_cut, spec.size, tuple(scale), tuple(ratio), mode, resize == "squash")]
         self.whole = v2.Resize(spec.size, mode, antialias=True) if scale is None else steps[0]

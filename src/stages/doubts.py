@@ -69,7 +69,8 @@ def told(run: Run, judged: Judged) -> str:
     wrong = noise.wrong if noise and noise.wrong.any() else None
     also = {} if wrong is None else {"also": wrong}
     found = run.task.doubts(head.logits, judged.target, **also) if run.task.doubts and head.logits is not None else []
-    said = [f"about {100 * noise.share:.0f} % of the training labels are wrong, by held-out answers"] if noise else []
+    share = f"about {100 * noise.share:.0f} % of the training labels are wrong, by held-out answers" if noise else ""
+    said = [share] if wrong is not None else []
     if found:
         out, last = io.StringIO(), [] if wrong is None else [LEFT]
         rows = csv.DictWriter(out, ["path", "label", *found[0][1], *last])
@@ -80,7 +81,7 @@ def told(run: Run, judged: Judged) -> str:
             left = {} if wrong is None else {LEFT: "yes" if wrong[i] else "no"}
             rows.writerow({"path": split.paths[image], "label": label, **doubt, **left})
         folder.write(run.home.path / SUSPECTS, out.getvalue())
-        what = "" if noise else " training labels"
+        what = "" if said else " training labels"
         said.append(f"{len(found):,}{what} are contradicted by the other images ({SUSPECTS})")
     looked = (
         f"; {len(judged.images):,} of {len(split):,} images were looked at" if len(judged.images) < len(split) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,8 +40,11 @@ def shaken(scale: tuple[float, float], seed: int) -> Change:
 
     def change(images: torch.Tensor) -> torch.Tensor:
         view = Compose([RandomResizedCrop(images.shape[-2:], scale, antialias=True), TrivialAugmentWide()])
-        with rng.keyed(seed, "shaken", int(images.long().sum())):
-            return torch.stack([view(image) for image in images])
+        seen = []
+        for image in images:
+            with rng.keyed(seed, "shaken", zlib.crc32(image.cpu().numpy().tobytes())):
+                seen.append(view(image))
+        return torch.stack(seen)
 
     change.__name__ = f"shaken {scale} {seed}"
     return change

@@ -39,8 +39,8 @@ class Solved:
 
 
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
-    """One pass over train, smaller ones for each of `questions`: resize, mirror, turn, grey; over fewer images where
-    they would take longer than `seconds`. And `labels`: wrong ones are told, and the heads learn without them."""
+    """One pass over train, smaller ones for each of `questions`: resize, mirror, turn, bend, grey; over fewer images
+    where they would take longer than `seconds`. And `labels`: wrong ones are told, and the heads learn without them."""
     network = run.network()
     x, target, chosen, most = features(run, network, device, seconds)
     assert run.task.solve is not None
@@ -103,14 +103,14 @@ def _answers(
     if "mirror" in questions:
         change = partial(run.task.moved, best, x) if run.task.moved else partial(_moved, run, best)
         found["mirrored"] = change(seen(change=mirrored), asked, target)
+    blind = float(run.task.skill(run.task.constant(target).expand(len(asked), -1), target[asked]))
     if "turn" in questions:
-        blind = float(run.task.skill(run.task.constant(target).expand(len(asked), -1), target[asked]))
         found["turned"] = changed(upside_down), blind
+    if "bend" in questions:
         assert best.logits is not None
         still = float(run.task.skill(best.logits[asked], target[asked]))
-        if run.spec.channels in (1, 3):  # whose colours TrivialAugment can change
-            bent = changed(shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"]))
-            found["shaken"] = Shaken(len(asked), still, blind, bent)
+        bent = changed(shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"]))
+        found["shaken"] = Shaken(len(asked), still, blind, bent)
     if "grey" in questions:
         found["grey"] = score(seen(change=grey)) - plain
     if "resize" in questions:
