@@ -80,6 +80,9 @@ def merge(sweep: Path) -> dict[str, float]:
         if (other["classes"], other["task"]) != (first["classes"], first["task"]):
             raise ConfigError(f"{fold} has other classes or another task than {folds[0]}. Merge runs of one sweep.")
     _refuse_overlaps(folds)
+    asked = folder.RunFolder(folds[0]).words()["data"].get("folds") or len(folds)
+    if len(folds) < asked:
+        print(f"{len(folds)} of {asked} folds are here: the images that the others hold out are missing", flush=True)
     task, said, out = make(first["task"])(classes=tuple(first["classes"])), over(folds), sweep / "merged"
     out.mkdir(exist_ok=True)
     if not (task.embeds or task.dense):

@@ -89,7 +89,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         yield Decision("data.suspects", "drop" if probed.wrong else "keep", told)
     if len(probed.resize) > 1:
         best = max(probed.resize, key=lambda policy: probed.resize[policy])
-        kept = probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
+        kept = best != "squash" and probed.resize["squash"] >= probed.resize[best] - 2 * _error(probed)
         scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
         choice, why = ("squash", "cuts nothing off, and is within two standard errors") if kept else (best, "the best")
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")

@@ -133,6 +133,8 @@ def test_where_many_labels_are_wrong_probabilities_and_sets_are_worth_as_much_fo
     assert plain["scaling"]["factor"] == pytest.approx(3, rel=0.15)
     assert plain["notes"][0].startswith("about 40 % of the labels of val are wrong")
     assert covered(wrong, False)[1] > 0.95 and covered(right, True) == covered(right, False)
+    few = decisions.Images(found[:60] / 3, right[:60])
+    assert "cannot be told by 60 images" in decisions.fit(WORDS, task(), few, None, 0, True)[0]["notes"][0]
 
 
 def test_an_interval_grows_from_the_answer_to_the_likelier_side_and_thresholds_by_level_leave_no_gap():

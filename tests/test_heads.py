@@ -75,6 +75,10 @@ def test_a_probe_that_knows_little_of_its_images_counts_no_wrong_labels(known, c
     found = Noise(share=0.37, sure=5.0, known=known, wrong=torch.ones(4, dtype=torch.bool), head=head)
     said = doubts.noise(SimpleNamespace(task=SimpleNamespace(noise=lambda *_: found)), [], torch.zeros(4))
     assert (said and int(said.wrong.sum())) == counts
+    many = SimpleNamespace(task=SimpleNamespace(noise=lambda *_: replace(found, share=share, sure=2.0)))
+    for share in (0.37, 0.1):  # so many, and not surely: nothing is told; too few to be left out
+        assert ((said := doubts.noise(many, [], torch.zeros(4))) is None) == (share > 0.15 or known < 0.4)
+        assert said is None or not said.wrong.any()
 
 
 def test_the_end_of_lda_is_the_nearest_mean():

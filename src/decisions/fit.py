@@ -15,6 +15,7 @@ from src.decisions.scaling import choose
 from src.mixture import MANY, mixture
 
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
+TELL = 300  # images by which 40 % wrong labels are surely told (docs/calibration.md)
 LIKELY = 1.64  # standard errors, one-sided 95 %: those of train are known to be wrong, and val is from the same hands
 Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
@@ -73,12 +74,15 @@ def fit(
 
 
 def wrong(logits: torch.Tensor, target: torch.Tensor, notes: list[str]) -> float:
-    """The part of the classes that is one of all by chance, where it is not small; a note says so."""
+    """The part of the classes that is one of all by chance, where it is not small; a note says so, or that it is not
+    known of few images."""
     _, blind, sure, p = mixture(logits, target)
     share = blind * (1 - 1 / p.shape[1])
     if share < MANY or sure < LIKELY:
+        told = f"by {len(target)} images: if they are, its metrics are too low, and probabilities and sets too careful"
+        notes += [f"whether labels of val are wrong, as many of train are, cannot be told {told}"] * (len(target) < TELL)
         return 0.0
-    told = "its metrics are too low, and probabilities and sets are fitted to right ones"
+    told = "its metrics are too low, and probabilities and sets are fitted to what is estimated to be right"
     notes.append(f"about {100 * share:.0f} % of the labels of val are wrong: {told}")
     return blind
 

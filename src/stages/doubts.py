@@ -37,8 +37,9 @@ def noise(run: Run, heads: list[Head], target: torch.Tensor) -> Noise | None:
     """Which labels are wrong, where they are enough, and surely more than none; None where that cannot be told."""
     if run.task.noise is None or not (found := run.task.noise(heads, target)) or found.known < KNOWN:
         return None
-    many = found.share >= MANY and found.sure >= SURE
-    return found if many else replace(found, wrong=torch.zeros_like(found.wrong))
+    if found.share < MANY:
+        return replace(found, wrong=torch.zeros_like(found.wrong))
+    return found if found.sure >= SURE else None
 
 
 def further(run: Run, network: Any, device: str, judged: Judged) -> Judged:
