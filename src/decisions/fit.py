@@ -79,8 +79,9 @@ def wrong(logits: torch.Tensor, target: torch.Tensor, notes: list[str]) -> float
     _, blind, sure, p = mixture(logits, target)
     share = blind * (1 - 1 / p.shape[1])
     if share < MANY or sure < LIKELY:
-        told = f"by {len(target)} images: if they are, its metrics are too low, and probabilities and sets too careful"
-        notes += [f"whether labels of val are wrong, as many of train are, cannot be told {told}"] * (len(target) < TELL)
+        if len(target) < TELL:
+            told = f"cannot be told by {len(target)} images: if they are, its metrics are too low, and sets too large"
+            notes.append(f"whether labels of val are wrong, as many of train are, {told}")
         return 0.0
     told = "its metrics are too low, and probabilities and sets are fitted to what is estimated to be right"
     notes.append(f"about {100 * share:.0f} % of the labels of val are wrong: {told}")
