@@ -268,7 +268,7 @@ def test_of_networks_fitted_side_by_side_the_winner_is_as_if_alone_and_a_kill_re
     more = (f"run_dir={run}", names, "model.top=2", "model.image_size=32", "stages=[probe,fit]")
     asked = [word for word in words(shapes, tmp_path, *more) if "model.name" not in word]
     assert zygote.run(*asked, fault={"at": "step", "n": 15, "number": 9}) == -9, zygote.screen
-    assert "what was asked of the first network holds for this one: mirror, turn, grey" in zygote.screen
+    assert "what was asked of the first network holds for this one: mirror, turn, bend, grey" in zygote.screen
     first = found(run, "run.json")["contest"]
     assert list(first["scores"]) == ["1-test_byobnet.glyphs"] and "winner" not in first
     for word, told in {"trainer.max_epochs=5": "side by side", "stages=[select]": "Add fit"}.items():

@@ -100,7 +100,7 @@ def test_labels_are_judged_of_more_images_than_the_heads_are_solved_on(tmp_path,
     )
     network, some = torch.nn.Module(), list(range(0, 600, 3))
     network.embed = lambda image: image
-    found = doubts.noise(run, task.solve(x[some], label[some], {"last": slice(None)}, 0), label[some])
+    found = task.noise(task.solve(x[some], label[some], {"last": slice(None)}, 0), label[some])
     judged = doubts.further(run, network, "cpu", doubts.Judged(found.head, some, label[some], found))
     assert len(set(judged.images)) == min(most / 2, 600) and torch.equal(judged.target, label[judged.images])
     wrong = (label != true)[judged.images]
