@@ -61,10 +61,10 @@ def _choose(cfg: DictConfig) -> Path:
     if cfg.resume:
         path = Path(cfg.resume).absolute()
         if not (path / "config.yaml").is_file():
-            newest = unfinished(logs / cfg.name)
+            newest = unfinished(logs / cfg.name) or "none is here"
             raise ConfigError(
                 f"resume={cfg.resume}: that is no run folder (no config.yaml).\n"
-                f"The newest unfinished run of {logs / cfg.name} is {newest or 'none'}. "
+                f"The newest unfinished run of {logs / cfg.name}: {newest}. "
                 "Set resume to a folder that a run printed, or resume=auto."
             )
         return path

@@ -83,7 +83,7 @@ def test_what_was_learnt_leaves_val_but_never_test(run, shapes, tmp_path):
     cfg = {"data": {"leak": "drop"}, "init_from": str(run)}
     found = without_learnt(source, cfg)
     assert [len(found.splits[name]) for name in ("train", "val", "test")] == [46, 16, 24]
-    assert "Dropped init_from" in found.notes[-1] and "2 of 18 val images" in found.notes[-1]
+    assert "Dropped, by data.leak=drop: init_from" in found.notes[-1] and "2 of 18 val images" in found.notes[-1]
     with pytest.raises(DataError, match="test nothing is dropped"):
         without_learnt(table(shapes, swapped(shapes, tmp_path)[-1].partition("=")[2]), cfg)
 

@@ -104,7 +104,7 @@ def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str)
     """error: DataError; warn: a note; drop: the copies leave train (or val). Raises where that would empty a class."""
     if not pairs:
         return source
-    told = [f"{path_of(source, copy)} = {path_of(source, other)}" for copy, other in pairs[:3]]
+    told = [" = ".join(f"{path_of(source, place)} ({place[0]})" for place in pair) for pair in pairs[:3]]
     what = f"{len(pairs)} file(s) are also in a later split, such as {'; '.join(told)}"
     if policy == "error":
         raise DataError(
@@ -130,7 +130,7 @@ def dropped(source: Source, gone: set[Place], what: str) -> Source:
                 f"data.leak=drop: {what}; without them {name} would have no image{which}.\n"
                 "Add images of it, or set data.leak=warn."
             )
-    return replace(source, splits=splits, notes=(*source.notes, f"Dropped {what} (data.leak=drop)."))
+    return replace(source, splits=splits, notes=(*source.notes, f"Dropped, by data.leak=drop: {what}."))
 
 
 def table(source: Source, pairs: Iterable[tuple[Place, Place]]) -> str:

@@ -77,7 +77,7 @@ def _why_not(run: Run, held: dict[str, torch.Tensor]) -> str:
     if run.cfg["trainer"]["limit_val_batches"] == 0:
         return "trainer.limit_val_batches=0 holds nothing out"
     if not held:
-        return f"nothing of it is known for targets that are {run.task.target}"
+        return f"there is none for targets of the kind {run.task.target}"
     few = run.decisions.FEW
     return f"it takes {few} images of val, and there are {len(held['target'])}" if len(held["target"]) < few else ""
 
