@@ -14,8 +14,10 @@ facts = json.loads(Path(sys.argv[1], "model.json").read_bytes())
 if facts["outputs"] != len(facts["classes"]) or facts["target"] not in ("class", "labels", "numbers"):
     sys.exit("This script is for one number a class or target; load others with src.predictor.")
 weights, spec, plain = load_file(Path(sys.argv[1], "weights.safetensors")), facts["input"], facts["timm"]
-net = timm.create_model(plain["architecture"], **plain["options"]).eval()
-net.load_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")})
+nets = {part: timm.create_model(plain["architecture"], **plain["options"]).eval() for part in ("backbone.", "frozen.")}
+nets = {part: net for part, net in nets.items() if part == "backbone." or facts.get("frozen")}
+for part, net in nets.items():
+    net.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
 mean, std = (torch.tensor(spec[key])[:, None, None] for key in ("mean", "std"))
 x = functional.pil_to_tensor(Image.open(sys.argv[2]).convert("RGB" if len(mean) == 3 else "L"))
 size, (h, w), (high, wide), fill = spec["size"], spec["size"], x.shape[1:], (255 * mean).round()
@@ -25,12 +27,13 @@ if scale := scales.get(facts["resize"]):  # pad: the rest is the mean; crop: a m
 x = functional.resize(x, size, InterpolationMode(spec["interpolation"]), antialias=True)
 x = (((functional.center_crop(x - fill, [h, w]) + fill) / 255 - mean) / std)[None]
 x = torch.cat([x, x.flip(3)]) if facts["mirror"] else x
-if facts["stages"]:  # the head reads the last features, then of each stage its class token, mean and deviation
+seen = [] if facts["stages"] else [net(x)]
+for net in nets.values() if facts["stages"] else ():  # the last features, then of each stage class token, mean, deviation
     last, stages = net.forward_intermediates(x, **plain["stages"])
-    seen = [net.forward_head(last, pre_logits=True)]
+    seen += [net.forward_head(last, pre_logits=True)]
     for grid, *tokens in (stage if isinstance(stage, tuple) else (stage,) for stage in stages):
         seen += [t[:, 0] for t in tokens] + [grid.flatten(2).mean(2), grid.flatten(2).std(2, correction=0)]
-x = (torch.cat(seen, 1) if facts["stages"] else net(x)) @ weights["head.weight"].T + weights["head.bias"]
+x = torch.cat(seen, 1) @ weights["head.weight"].T + weights["head.bias"]
 fitted = (facts.get("calibration") or {}).get("scaling") or {"shift": 0.0, "factor": 1.0}
 shift, factor = map(torch.tensor, facts["unit"] or (fitted["shift"], fitted["factor"]))
 x = x.mean(0) * factor + shift

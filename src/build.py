@@ -129,18 +129,24 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """Everything that can be wrong is wrong here, before the first batch."""
     r = prepare(cfg, home)
     resume.same_data(home, fingerprint(r.source))
-    if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
+    wants = [k for k in ("start", "select") if str(cfg[k]).startswith("probe") or "+frozen" in str(cfg[k])]
+    if wants and not probe.there(home):
         raise ConfigError(
             f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
             "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."
         )
     if cfg["data"]["suspects"] == "drop" and not probe.there(home):
         raise ConfigError(NOISELESS)
-    if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
+    if r.task.close is None and any(part in cfg["select"] for part in ("+closing", "+blend", "+frozen")):
         raise ConfigError(
             f"select={cfg['select']}: this task has no closing head.\nSet select=auto, ema, best or last."
         )
-    if r.task.mix is None and "+blend" in cfg["select"]:
+    if r.task.by_class and "+frozen" in cfg["select"]:
+        raise ConfigError(
+            f"select={cfg['select']}: where rare classes count as much as others, what the probe has learnt of them is "
+            "not added.\nSet select=auto, or one with +closing or +blend."
+        )
+    if r.task.mix is None and ("+blend" in cfg["select"] or "+frozen" in cfg["select"]):
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )

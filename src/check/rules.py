@@ -48,10 +48,10 @@ RULES: dict[str, Rule] = {
     "probe.view": one_of("last", "stages", None),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
-        "auto, or a candidate: best | last | ema | soup | rival | probe, then perhaps +closing or +blend, then +mirror",
+        "auto, or a candidate: best | last | ema | soup | rival | probe, then perhaps +closing, +blend or +frozen, then +mirror",
         lambda v: (
             isinstance(v, str)
-            and re.fullmatch(r"auto|(probe|(best|last|ema|soup|rival)(\+closing|\+blend)?)(\+mirror)?", v) is not None
+            and re.fullmatch(r"auto|(probe|(best|last|ema|soup|rival)(\+(closing|blend|frozen))?)(\+mirror)?", v) is not None
         ),
     ),
     "run_dir": TEXT | NULL,

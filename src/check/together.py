@@ -134,7 +134,7 @@ def _model(of: Of) -> Iterator[str]:
             f"start=probe model.head={head}\n  The probe solves a linear head. "
             "Leave start out, or set model.head=linear or stages."
         )
-    if head in ("mlp", "cosine") and any(part in str(of("select")) for part in ("+closing", "+blend")):
+    if head in ("mlp", "cosine") and any(part in str(of("select")) for part in ("+closing", "+blend", "+frozen")):
         yield (
             f"select={of('select')} model.head={head}\n  Only a linear head can be mixed with one that is solved. "
             "Set select=auto, ema, best or last, or model.head=bnneck or linear."

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from src.models.stages import read, reading
 
@@ -35,20 +35,24 @@ def evidence(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: b
 
 
 def _both(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
-    """Of the image, and of its mirror image where the network answers by the mean of both."""
-    found = _of(network, image, towards, signed)
-    return found + _of(network, image.flip(3), towards, signed).flip(2) if network.mirror else found
+    """Of the image, and of its mirror image where the network answers by the mean of both; by a frozen backbone, too."""
+    nets = [network.backbone, *([network.frozen] if network.frozen else [])]
+    found = sum(_of(network, net, image, towards, signed) for net in nets)
+    if not network.mirror:
+        return found
+    return found + sum(_of(network, net, image.flip(3), towards, signed) for net in nets).flip(2)
 
 
-def _of(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
-    net, x, options = network.backbone, network._normalised(image), reading(network.backbone)
+def _of(network: Any, net: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
+    x, options = network._normalised(image), reading(net)
     assert options is not None
 
     def score(last: torch.Tensor, between: list[Any]) -> torch.Tensor:
         first, pooled = read(net, last, between)
-        return (
-            network.head(torch.cat([first, pooled.to(first.dtype)], 1) if network.stages else first) * towards
-        ).sum()
+        seen = torch.cat([first, pooled.to(first.dtype)], 1) if network.stages else first
+        if network.frozen:  # the head reads this backbone's part beside the other one's
+            seen = pad(seen, (seen.shape[1], 0) if net is network.frozen else (0, seen.shape[1]))
+        return (network.head(seen) * towards).sum()
 
     prefix = getattr(net, "num_prefix_tokens", 0)
     with torch.enable_grad(), _attention(net) as seen:

@@ -13,6 +13,7 @@ from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
 from src.models.evidence import evidence
 from src.models.heads import affine, head
+from src.models.stages import seen_by, stages
 
 
 class Network(nn.Module):
@@ -21,6 +22,7 @@ class Network(nn.Module):
     stages: the head also reads all pooled stages, behind the last features. mirror: in eval mode the logits are the
     mean of those of the image and of its mirror image (for a softmax: the mean of the log-probabilities). unit: shift
     and scale (outputs,) of what the head puts out, so that it learns numbers near 0 and 1 whatever their unit is.
+    frozen: a second backbone, as it was before the fine-tune, which the head reads, too: see `keep`.
     """
 
     dense = False  # one answer an image
@@ -37,6 +39,7 @@ class Network(nn.Module):
         stages: bool = False,
         mirror: bool = False,
         unit: tuple[Sequence[float], Sequence[float]] | None = None,
+        frozen: nn.Module | None = None,
     ):
         super().__init__()
         self.unit, self.outputs = unit, outputs
@@ -50,6 +53,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net
         self.see = backbone.stages
+        self.keep(frozen)
         self.dropout = nn.Dropout(backbone.dropout)  # here, since a frozen backbone would switch its own off
         self.stages, self.kind = stages, backbone.head
         if self.kind == "stages":
@@ -85,12 +89,15 @@ class Network(nn.Module):
         return (found - self.shift[:n]) / self.scale[:n] if self.unit else found
 
     def embed(self, image: torch.Tensor) -> torch.Tensor:
-        """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known)."""
+        """-> (B, features + widths): what the head reads, then all stages, pooled (none where they are not known); then
+        the same of the frozen backbone."""
         x = self._normalised(image)
-        if self.see is None:
-            return self.backbone(x)
-        last, pooled = self.see(x)
-        return torch.cat([last, pooled.to(last.dtype)], 1)
+        seen = [seen_by(self.backbone, self.see, x)]
+        return torch.cat([*seen, seen_by(self.frozen, stages(self.frozen), x)], 1) if self.frozen else seen[0]
+
+    def keep(self, frozen: nn.Module | None) -> None:
+        """Lets a head read, behind what this backbone sees, what one of the same architecture does. It does not learn."""
+        self.frozen = frozen.eval().requires_grad_(False) if frozen else None
 
     def answer(self, weight: torch.Tensor, bias: torch.Tensor, mirror: bool = False) -> None:
         """Puts this head on what `embed` sees: on the last features alone, where it reads nothing else."""

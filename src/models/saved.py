@@ -30,6 +30,7 @@ def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
     shape: dict[str, Any] = {"format": FORMAT, "outputs": network.outputs, "stages": network.stages}
     shape |= {"mirror": network.mirror, "dense": network.dense, "head": network.kind}
+    shape["frozen"] = network.frozen is not None
     shape["unit"] = [list(part) for part in network.unit] if network.unit else None
     return {**facts, **shape, "input": asdict(network.spec), "timm": _plainly(network, facts["build"])}
 
@@ -92,12 +93,14 @@ def _described(facts: dict[str, Any]) -> Network:
     """Without any weights: nothing is read or downloaded for it."""
     build = {k: v for k, v in facts["build"].items() if k != "_target_"}
     build |= {k: v for k, v in {"pretrained": False, "weights": None}.items() if k in build}
-    backbone = _builder(facts["build"]["_target_"])(**build)
+    builder = _builder(facts["build"]["_target_"])
+    backbone = builder(**build)
     backbone = replace(backbone, spec=spec_from_dict(facts["input"]), head=facts.get("head", "linear"))
     backbone = backbone if backbone.head == "cosine" else replace(backbone, head_scale=None)  # its head was replaced
     if facts["dense"]:
         return DenseNetwork(backbone, facts["outputs"], facts["stages"], facts["mirror"])
-    return Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"])
+    frozen = builder(**build).net if facts.get("frozen") else None  # models of before have none
+    return Network(backbone, facts["outputs"], facts["stages"], facts["mirror"], facts["unit"], frozen)
 
 
 def _from_folder(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

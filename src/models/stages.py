@@ -30,6 +30,14 @@ def stages(net: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tenso
     return see
 
 
+def seen_by(net: Any, see: Any, image: torch.Tensor) -> torch.Tensor:
+    """(B, features + widths): both, of normalised images; what the head reads alone where there is no `see`."""
+    if see is None:
+        return net(image)
+    last, pooled = see(image)
+    return torch.cat([last, pooled.to(last.dtype)], 1)
+
+
 def reading(net: Any) -> dict[str, Any] | None:
     """What `forward_intermediates` is asked for, to give what `read` takes; None where it cannot be."""
     if not hasattr(net, "forward_intermediates") or not hasattr(net, "forward_head"):

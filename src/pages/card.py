@@ -96,6 +96,7 @@ def _network(run: Run, facts: Mapping[str, Any]) -> list[str]:
         + (f"; then {again} on train and val" if (again := again_on_val(chosen)) else ""),
     ]
     lines += ["- it looks at an image and its mirror image, and takes the mean"] if facts["mirror"] else []
+    lines += ["- the head also reads a second backbone, as it was before the fine-tune"] if facts.get("frozen") else []
     versions, day = facts.get("versions", {}), str(state.get("started", "")).partition("T")[0]
     lines += [f"- made {day} with " + ", ".join(f"{k} {versions[k]}" for k in ("torch", "timm") if k in versions)]
     return [*lines, f"- weights.safetensors, sha256 {state.get('weights', facts['sha256'])}"]

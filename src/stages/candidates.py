@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from src import checkpoint, lowrank
 from src.contracts import Affine, ConfigError, Run, Weights
@@ -24,7 +25,7 @@ AVERAGED = ("ema", "soup", "rival")  # of the fit; of both fits of a sweep; of t
 
 @dataclass(frozen=True)
 class Candidate:
-    name: str  # NETWORK[+closing|+blend][+mirror]
+    name: str  # NETWORK[+closing|+blend|+frozen][+mirror]
     head: Affine | None  # on what `embed` sees; None: as the network has it
     logits: torch.Tensor  # of val (N, outputs)
     target: torch.Tensor
@@ -60,20 +61,19 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
+    if beside := {other: words for other, words in mine.items() if words[1] == "frozen"}:
+        yield from _with_frozen(run, network, beside)
+        mine = {other: words for other, words in mine.items() if other not in beside}
     if network.dense or (name != "probe" and network.answers() is None):
         yield from _whole(run, network, mine)
         return
-    skip = run.cfg["trainer"]["limit_val_batches"] == 0
-    val = Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long)) if skip else seen(run, network, "val")
-    other = val.x
-    if not skip and any(mirror for *_, mirror in mine.values()):
-        other = seen(run, network, "val", lambda image: network.embed(mirrored(image))).x
+    val = _val(run, network)
+    other = _val(run, network, mirrored).x if any(mirror for *_, mirror in mine.values()) else val.x
     train = fitted(run, network) if any(head for _, head, _ in mine.values()) else None
     trained = closing = network.answers()
     weights = {"": (1.0, 0.0)}
     if train:
-        assert run.task.close
-        closing = run.task.close(train.x, train.target, _column(network, train.x))
+        closing = _closing(run, network, train)
         judged = val if len(val.target) else train  # without a val, the size of the logits is guessed
         weights = {"": (1.0, 0.0), "closing": (0.0, 1.0)}
         if run.task.weigh:
@@ -81,12 +81,35 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     for full, (_, kind, mirror) in mine.items():
         head, final = trained, None
         if name == "probe":
-            head, final = probe.read(run.home).best, partial(_probe_again, run, network, val)
+            head = probe.read(run.home).best
+            final = partial(lambda network: _probe_again(run, network, fitted(run, network) + val), network)
         elif train:
             head = _both(run, trained, closing, weights[kind], train.target)
-            final = partial(mixed, run, network, train + val, weights[kind]) if kind else None
+            final = partial(mixed, run, network, train + val, kind, weights[kind]) if kind else None
         x = (val.x + other) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
+
+
+def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
+    """The closing head and, on the backbone as it was before the fit, the probe: both as one head."""
+    assert run.task.weigh and run.task.mix
+    network.keep(run.network().backbone)
+    train, val = fitted(run, network), _val(run, network)
+    judged, heads = val if len(val.target) else train, _side_by_side(run, network, train, probe.read(run.home).best)
+    weights = run.task.weigh(*heads, judged.x, judged.target)["blend"]
+    weight, bias = run.task.mix(*heads, weights, train.target)
+    for name, (*_, mirror) in mine.items():
+        x = (val.x + _val(run, network, mirrored).x) / 2 if mirror else val.x
+        final = partial(mixed, run, network, train + val, "frozen", weights)
+        yield Candidate(name, (weight, bias), x @ weight.T + bias, val.target, weights, final)
+    network.keep(None)
+
+
+def _side_by_side(run: Run, network: Any, train: Seen, known: Affine) -> tuple[Affine, Affine]:
+    """What was `known` of the frozen backbone, and the closing head, as heads on what `embed` sees of both."""
+    own = train.x.shape[1] // 2
+    weight, bias = _closing(run, network, Seen(train.x[:, :own], train.target))
+    return (pad(known[0], (own, 0)), known[1]), (pad(weight, (0, own)), bias)
 
 
 def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
@@ -102,11 +125,19 @@ def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> It
         yield Candidate(full, None, seen.x, seen.target, (1.0, 0.0), None)
 
 
-def mixed(run: Run, network: Any, train: Seen, weights: Weights) -> Affine:
-    """The network's own head and one that is solved on `train`, as they were weighed."""
+def mixed(run: Run, network: Any, train: Seen, kind: str, weights: Weights) -> Affine:
+    """The network's own head, or what is known of the frozen backbone beside it, and one that is solved on `train`, as
+    they were weighed."""
+    if kind != "frozen":
+        return _both(run, network.answers(), _closing(run, network, train), weights, train.target)
+    assert run.task.mix
+    known = _probe_again(run, network, Seen(train.x[:, train.x.shape[1] // 2 :], train.target))
+    return run.task.mix(*_side_by_side(run, network, train, known), weights, train.target)
+
+
+def _closing(run: Run, network: Any, train: Seen) -> Affine:
     assert run.task.close
-    closing = run.task.close(train.x, train.target, _column(network, train.x))
-    return _both(run, network.answers(), closing, weights, train.target)
+    return run.task.close(train.x, train.target, list(probe.columns(network, train.x).values())[-1])
 
 
 def _both(run: Run, trained: Affine, closing: Affine, weights: Weights, target: torch.Tensor) -> Affine:
@@ -115,23 +146,25 @@ def _both(run: Run, trained: Affine, closing: Affine, weights: Weights, target: 
     return closing if weights[1] else trained
 
 
-def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
+def _probe_again(run: Run, network: Any, train: Seen) -> Affine:
     assert run.task.solve
-    train = fitted(run, network) + val
     name = probe.read(run.home).name
     views = probe.columns(network, train.x)
     best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=name)[0]
     return best.weight, best.bias
 
 
-def _column(network: Any, x: torch.Tensor) -> slice:
-    return list(probe.columns(network, x).values())[-1]
-
-
 def fitted(run: Run, network: Any) -> Seen:
     """The training images, or as many of them as heads are solved on."""
     chosen = probe.some(run, probe.targets(run, "train"), probe.enough(network))
     return seen(run, network, "train", only=chosen)
+
+
+def _val(run: Run, network: Any, change: Any = None) -> Seen:
+    """Nothing where the run looks at none."""
+    if run.cfg["trainer"]["limit_val_batches"] == 0:
+        return Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long))
+    return seen(run, network, "val", (lambda image: network.embed(change(image))) if change else None)
 
 
 def seen(run: Run, network: Any, split: str, see: Any = None, only: list[int] | None = None) -> Seen:

@@ -25,7 +25,8 @@ def refit(run: Run) -> None:
     if name in ("rival", "soup"):
         trained(whole.fork(fork_of(state["rival"]), rate=state["rival"]), "refit")
     network = restored(whole, name)
-    head = mixed(whole, network, fitted(whole, network), state["mixed"]) if kind else None
+    network.keep(whole.network().backbone if kind == "frozen" else None)
+    head = mixed(whole, network, fitted(whole, network), kind, state["mixed"]) if kind else None
     network.mirror = mirror
     calibration = carried(whole, network)
     if run.leader:

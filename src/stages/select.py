@@ -15,6 +15,8 @@ from src.stats import gain, metric
 MANY = 500  # images a class from which the head that was trained knows something that the closing head does not, as it
 # does where rare classes count as much as others (src/tasks/heads.py: `close`). Raced at 307: level after 8 epochs, and
 # after one, on a small budget, the closing head alone is ahead (83.6 to 80.7 % of val)
+SOME = 50  # images a class below which the frozen network, which has learnt nothing by heart, has something to add to
+# the one that was fine-tuned; TODO
 HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chosen model learns val, too
 
 
@@ -51,9 +53,12 @@ def names(run: Run) -> list[str]:
     if "rival" in run.home.state():
         order = [*(f"soup{head}" for head in heads or [""]), *order]
         order.insert(order.index("ema") + (not heads), "rival+closing" if heads else "rival")
-    order += ["probe"] if probe.there(run.home) and not attacked else []
+    known = probe.there(run.home) and not attacked
+    order += ["probe"] if known else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
-    return [name + ("+mirror" if both else "") for name in order for both in mirror]
+    found = [name + ("+mirror" if both else "") for name in order for both in mirror]
+    beside = known and heads and run.task.mix and not run.task.by_class and run.audit.each < SOME
+    return [f"{order[0].partition('+')[0]}+frozen", *found] if beside else found
 
 
 def _linear(run: Run) -> bool:
@@ -80,11 +85,12 @@ def choose(run: Run, found: list[Candidate]) -> Candidate:
 
 
 def _ship(run: Run, chosen: Candidate) -> None:
-    name, _, mirror = parts(chosen.name)
+    name, kind, mirror = parts(chosen.name)
     network = restored(run, name)
     solve = chosen.final if run.cfg["refit"] != "none" and len(chosen.target) else None
     head = solve() if solve else chosen.head
     network.mirror = mirror
+    network.keep(run.network().backbone if kind == "frozen" else None)
     if head:
         network.answer(*head, mirror=mirror)
     best = None if name == "probe" else epoch(file_of(run, name))
