@@ -14,9 +14,9 @@ facts = json.loads(Path(sys.argv[1], "model.json").read_bytes())
 if facts["outputs"] != len(facts["classes"]) or facts["target"] not in ("class", "labels", "numbers"):
     sys.exit("This script is for one number a class or target; load others with src.predictor.")
 weights, spec, plain = load_file(Path(sys.argv[1], "weights.safetensors")), facts["input"], facts["timm"]
-nets = {part: timm.create_model(plain["architecture"], **plain["options"]).eval() for part in ("backbone.", "frozen.")}
-nets = {part: net for part, net in nets.items() if part == "backbone." or facts.get("frozen")}
-for part, net in nets.items():
+parts = ("backbone.", "frozen.")[: 1 + facts.get("frozen", False)]
+nets = [timm.create_model(plain["architecture"], **plain["options"]).eval() for _ in parts]
+for part, net in zip(parts, nets, strict=True):
     net.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
 mean, std = (torch.tensor(spec[key])[:, None, None] for key in ("mean", "std"))
 x = functional.pil_to_tensor(Image.open(sys.argv[2]).convert("RGB" if len(mean) == 3 else "L"))
@@ -27,8 +27,8 @@ if scale := scales.get(facts["resize"]):  # pad: the rest is the mean; crop: a m
 x = functional.resize(x, size, InterpolationMode(spec["interpolation"]), antialias=True)
 x = (((functional.center_crop(x - fill, [h, w]) + fill) / 255 - mean) / std)[None]
 x = torch.cat([x, x.flip(3)]) if facts["mirror"] else x
-seen = [] if facts["stages"] else [net(x)]
-for net in nets.values() if facts["stages"] else ():  # the last features, then of each stage class token, mean, deviation
+seen = [] if facts["stages"] else [nets[0](x)]
+for net in nets if facts["stages"] else ():  # the last features, then of each stage:
     last, stages = net.forward_intermediates(x, **plain["stages"])
     seen += [net.forward_head(last, pre_logits=True)]
     for grid, *tokens in (stage if isinstance(stage, tuple) else (stage,) for stage in stages):

@@ -31,6 +31,7 @@ from src.learner import compose, loss_of, start
 from src.models.saved import describe, load_model, save_model
 from src.optimizers import tried
 from src.stages import probe, robustness
+from src.stages.candidates import beside
 from src.stats import metric
 
 NOISELESS = (
@@ -137,16 +138,16 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         )
     if cfg["data"]["suspects"] == "drop" and not probe.there(home):
         raise ConfigError(NOISELESS)
-    if r.task.close is None and any(part in cfg["select"] for part in ("+closing", "+blend", "+frozen")):
+    if r.task.close is None and ("+closing" in cfg["select"] or "+blend" in cfg["select"]):
         raise ConfigError(
             f"select={cfg['select']}: this task has no closing head.\nSet select=auto, ema, best or last."
         )
-    if r.task.by_class and "+frozen" in cfg["select"]:
+    if "+frozen" in cfg["select"] and not beside(r.task):
         raise ConfigError(
-            f"select={cfg['select']}: where rare classes count as much as others, what the probe has learnt of them is "
-            "not added.\nSet select=auto, or one with +closing or +blend."
+            f"select={cfg['select']}: a second backbone is for one class an image, of which none counts more.\n"
+            "Set select=auto, ema, best or last."
         )
-    if r.task.mix is None and ("+blend" in cfg["select"] or "+frozen" in cfg["select"]):
+    if r.task.mix is None and "+blend" in cfg["select"]:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )

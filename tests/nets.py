@@ -44,12 +44,14 @@ def model(
     target: str = "class",
     resize: str = "squash",
     channels: int = 3,
+    frozen: bool = False,
     **options: Any,
 ) -> Network:
     """Writes a model/ folder of an untrained network that is sure of what it says; options: stages, mirror, unit."""
     torch.manual_seed(0)
     build = {"name": name, "pretrained": False, "image_size": 32, "in_chans": channels}
-    network = Network(timm_backbone(**build), len(classes), **options)
+    other = timm_backbone(**build).net if frozen else None
+    network = Network(timm_backbone(**build), len(classes), frozen=other, **options)
     awake(network.backbone)
     with torch.no_grad():
         network.head.weight.normal_(std=0.3)

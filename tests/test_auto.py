@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.stages.embed import shaken
+from tests.conftest import ROOT
 
 
 def words(shapes, folder, *more: str) -> list[str]:
@@ -55,6 +56,17 @@ def test_what_was_decided_is_told_with_its_reason_and_obeyed(auto):
     assert "`data.batch_size=8` | the" not in recipe
 
 
+def test_of_few_images_the_backbone_as_it_was_stays_beside_the_one_that_learns(auto):
+    shipped = load_file(auto / "run" / "model" / "weights.safetensors")
+    start = load_file(ROOT / "src" / "models" / "test_byobnet.glyphs.safetensors")
+    assert found(auto / "run", "run.json")["chosen"] == "ema+frozen"
+    mine = {k: v for k, v in shipped.items() if k.startswith("frozen.")}
+    assert mine and all(torch.equal(v, start[k.removeprefix("frozen.")]) for k, v in mine.items())
+    assert not torch.equal(shipped["backbone.stem.conv.weight"], shipped["frozen.stem.conv.weight"])
+    tuned, kept = shipped["head.weight"].tensor_split(2, 1)
+    assert tuned.any() and kept.any()
+
+
 def test_mirroring_is_forbidden_where_left_and_right_are_the_classes(auto):
     recipe = (auto / "run" / "recipe.md").read_text()
     assert "mirroring changes what is seen" in recipe
@@ -64,7 +76,8 @@ def test_mirroring_is_forbidden_where_left_and_right_are_the_classes(auto):
 
 def test_all_candidates_are_told_and_the_chosen_one_is_in_the_model(auto):
     state, model = found(auto / "run", "run.json"), found(auto / "run", "model/model.json")
-    assert {"ema+closing", "ema+blend", "ema", "last", "probe"} <= set(state["candidates"])
+    assert list(state["candidates"])[:2] == ["ema+frozen", "ema+closing"]
+    assert {"ema+blend", "ema", "last", "probe"} <= set(state["candidates"])
     assert state["chosen"] in state["candidates"] and model["chosen"]["candidate"] == state["chosen"]
     val = found(auto / "run", "metrics.json")["val/acc"]
     assert val == pytest.approx(state["candidates"][state["chosen"]])
@@ -156,7 +169,7 @@ def test_killed_anywhere_it_ends_on_the_same_bit(auto, zygote, shapes, tmp_path,
     assert told[0] == told[1] != ""
 
 
-@pytest.mark.parametrize("candidate", ["ema+closing+mirror", "probe", "last+blend", "ema"])
+@pytest.mark.parametrize("candidate", ["ema+frozen+mirror", "ema+closing", "probe", "last+blend", "ema"])
 def test_a_named_candidate_is_shipped_and_predicts_as_it_was_tested(auto, zygote, shapes, tmp_path, candidate):
     from src.predict import predict
 

@@ -1,7 +1,6 @@
 """Heads solved on features, against their textbook definitions; and who is chosen among candidates."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -284,19 +283,23 @@ def test_the_first_candidate_is_left_only_for_a_gain_beyond_two_standard_errors(
     assert choice({"first": [0], "second": [1]}) == "first", "one image is no evidence"
 
 
-def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first():
+def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first(tmp_path):
     from types import SimpleNamespace
 
     from src.stages.select import names
 
+    (tmp_path / "probe.safetensors").touch()
+
     def first(monitor: str, each: float, adversary: str = "none") -> str:
         task = multiclass(("a", "b"), monitor, "max")
-        home = SimpleNamespace(state=dict, path=Path("nowhere"))
+        home = SimpleNamespace(state=dict, path=tmp_path)
         cfg = {"select": "auto", "data": {"flip": 0.0}, "model": {}, "adversary": node("adversary", adversary)}
         return names(SimpleNamespace(task=task, cfg=cfg, home=home, audit=SimpleNamespace(each=each)))[0]
 
     assert first("val/acc", 50) == "ema+closing"
-    assert first("val/balanced_acc", 50) == "ema+blend"
+    assert first("val/acc", 49) == "ema+frozen"
+    assert first("val/acc", 49, "fast") == "ema"
+    assert first("val/balanced_acc", 49) == "ema+blend"
     assert first("val/acc", 50, "fast") == "ema"  # a head solved on clean images would undo what was trained
     assert first("val/acc", 1000) == "ema+blend"
 

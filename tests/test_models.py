@@ -359,6 +359,31 @@ def test_a_saved_network_comes_back_to_the_bit(tmp_path, name):
     assert not list((tmp_path / "model").glob("*.tmp"))
 
 
+@pytest.mark.parametrize("name", [SMALL, "test_vit"])
+def test_a_frozen_backbone_is_read_beside_the_other_and_comes_back_to_the_bit(tmp_path, name):
+    torch.manual_seed(4)
+    network, other = Network(backbone(name), 3).eval(), Network(backbone(name), 3).eval()
+    build = node("model", "timm", name=name, pretrained=False, image_size=64)
+    weight, bias, images = torch.randn(2, 3, network.width()), torch.randn(2, 3), picture()
+    with torch.no_grad():
+        said = [n.embed(images) @ w.T + b for n, w, b in zip((network, other), weight, bias, strict=True)]
+    alone = []
+    for n, w, b in zip((network, other), weight, bias, strict=True):
+        n.answer(w, b)
+        alone.append(n.evidence(images, torch.eye(3)[:2], signed=True))
+    network.keep(other.backbone)
+    for i in (0, 1):  # a head that reads one of them alone
+        network.answer(torch.cat([w * (i == j) for j, w in enumerate(weight)], 1), bias[i])
+        torch.testing.assert_close(network.evidence(images, torch.eye(3)[:2], signed=True), alone[i])
+    network.answer(torch.cat(list(weight), 1), bias.sum(0))
+    frozen = network.train().frozen
+    assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
+    save_model(network.eval(), tmp_path / "model", {"build": build, "classes": ["a", "b", "c"]})
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), sum(said), atol=1e-4, rtol=1e-4)
+        assert torch.equal(load_model(tmp_path / "model")[0](images), network(images))
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     saved(SMALL, tmp_path / "model")

@@ -191,6 +191,7 @@ REFUSED = {
     "cropped": (["data.resize=crop"], 2, "Set data.resize=squash"),
     "another loss": (["loss=focal"], 2, "cannot take the targets of task=segmentation"),
     "no closing head": (["select=ema+closing"], 2, "has no closing head"),
+    "no second backbone": (["recipe=auto", "select=ema+frozen"], 2, "for one class an image"),
     "no probe": (["recipe=probe", "model.pretrained=false"], 2, "or its weights are random"),
     "no loss": (["loss.ce=0", "loss.dice=0"], 2, "nothing is learnt"),
 }

@@ -30,6 +30,7 @@ from src.check.kinds import (
 )
 from src.factory import allowed
 
+CANDIDATE = r"auto|(probe|(best|last|ema|soup|rival)(\+(closing|blend|frozen))?)(\+mirror)?"
 # Dotted patterns; the first that matches decides. Keys without a rule are held to the type of their yaml value.
 RULES: dict[str, Rule] = {
     "*_target_": Rule("a name that src/factory.py allows", allowed),
@@ -48,11 +49,8 @@ RULES: dict[str, Rule] = {
     "probe.view": one_of("last", "stages", None),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
-        "auto, or a candidate: best | last | ema | soup | rival | probe, then perhaps +closing, +blend or +frozen, then +mirror",
-        lambda v: (
-            isinstance(v, str)
-            and re.fullmatch(r"auto|(probe|(best|last|ema|soup|rival)(\+(closing|blend|frozen))?)(\+mirror)?", v) is not None
-        ),
+        "auto, or a candidate: best | last | ema | soup | rival | probe, perhaps with +closing, +blend or +frozen, and +mirror",
+        lambda v: isinstance(v, str) and re.fullmatch(CANDIDATE, v) is not None,
     ),
     "run_dir": TEXT | NULL,
     "resume": Rule("a run folder, or auto", TEXT.holds) | NULL,

@@ -35,12 +35,12 @@ def evidence(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: b
 
 
 def _both(network: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:
-    """Of the image, and of its mirror image where the network answers by the mean of both; by a frozen backbone, too."""
+    """Of the image, and of its mirror image where the network answers by the mean of both; by all backbones."""
     nets = [network.backbone, *([network.frozen] if network.frozen else [])]
-    found = sum(_of(network, net, image, towards, signed) for net in nets)
+    found = torch.stack([_of(network, net, image, towards, signed) for net in nets]).sum(0)
     if not network.mirror:
         return found
-    return found + sum(_of(network, net, image.flip(3), towards, signed) for net in nets).flip(2)
+    return found + torch.stack([_of(network, net, image.flip(3), towards, signed) for net in nets]).sum(0).flip(2)
 
 
 def _of(network: Any, net: Any, image: torch.Tensor, towards: torch.Tensor, signed: bool) -> torch.Tensor:

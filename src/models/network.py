@@ -96,7 +96,7 @@ class Network(nn.Module):
         return torch.cat([*seen, seen_by(self.frozen, stages(self.frozen), x)], 1) if self.frozen else seen[0]
 
     def keep(self, frozen: nn.Module | None) -> None:
-        """Lets a head read, behind what this backbone sees, what one of the same architecture does. It does not learn."""
+        """Lets a head read, behind what the backbone sees, what this one does, which does not learn."""
         self.frozen = frozen.eval().requires_grad_(False) if frozen else None
 
     def answer(self, weight: torch.Tensor, bias: torch.Tensor, mirror: bool = False) -> None:

@@ -38,7 +38,8 @@ def _network(facts: Facts) -> list[list[str]]:
         ["multiply-adds of an image", f"{counter.get_total_flops() / 2e6:,.1f} million"],
         [
             "input",
-            f"{spec.channels} × {spec.size[0]} × {spec.size[1]}" + (", twice: mirrored, too" if network.mirror else "")
+            f"{spec.channels} × {spec.size[0]} × {spec.size[1]}"
+            + (", twice: mirrored, too" if network.mirror else "")
             + (", by two backbones" if network.frozen else ""),
         ],
         ["one image", f"{1000 * alone:.1f} ms"],

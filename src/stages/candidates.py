@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import pad
 
 from src import checkpoint, lowrank
-from src.contracts import Affine, ConfigError, Run, Weights
+from src.contracts import Affine, ConfigError, Run, Task, Weights
 from src.stages import probe
 from src.stages.embed import mirrored
 from src.stages.fit import fork_of
@@ -61,9 +61,9 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
-    if beside := {other: words for other, words in mine.items() if words[1] == "frozen"}:
-        yield from _with_frozen(run, network, beside)
-        mine = {other: words for other, words in mine.items() if other not in beside}
+    if twice := {other: words for other, words in mine.items() if words[1] == "frozen"}:
+        yield from _with_frozen(run, network, twice)
+        mine = {other: words for other, words in mine.items() if other not in twice}
     if network.dense or (name != "probe" and network.answers() is None):
         yield from _whole(run, network, mine)
         return
@@ -88,6 +88,12 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
             final = partial(mixed, run, network, train + val, kind, weights[kind]) if kind else None
         x = (val.x + other) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
+
+
+def beside(task: Task) -> bool:
+    """Whether answers of the frozen backbone may be added to those of the other: where that was measured, and the probe
+    has learnt no prior that is taken out of it."""
+    return task.target == "class" and not task.by_class and task.mix is not None
 
 
 def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:

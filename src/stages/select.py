@@ -8,7 +8,7 @@ from safetensors.torch import save
 from src import folder, world
 from src.contracts import Run
 from src.stages import probe
-from src.stages.candidates import Candidate, candidates, epoch, file_of, parts, restored
+from src.stages.candidates import Candidate, beside, candidates, epoch, file_of, parts, restored
 from src.stages.predict import measure, table, tuned
 from src.stats import gain, metric
 
@@ -57,8 +57,8 @@ def names(run: Run) -> list[str]:
     order += ["probe"] if known else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     found = [name + ("+mirror" if both else "") for name in order for both in mirror]
-    beside = known and heads and run.task.mix and not run.task.by_class and run.audit.each < SOME
-    return [f"{order[0].partition('+')[0]}+frozen", *found] if beside else found
+    few = known and heads and beside(run.task) and run.audit.each < SOME
+    return [f"{order[0].partition('+')[0]}+frozen", *found] if few else found
 
 
 def _linear(run: Run) -> bool:
