@@ -49,7 +49,7 @@ RULES: dict[str, Rule] = {
     "probe.view": one_of("last", "stages", None),
     "refit": one_of("none", "head", "all"),
     "select": Rule(
-        "auto, or a candidate: best | last | ema | soup | rival | probe, perhaps with +closing, +blend or +frozen, and +mirror",
+        "auto, or one of: best | last | ema | soup | rival | probe, perhaps +closing, +blend or +frozen, and +mirror",
         lambda v: isinstance(v, str) and re.fullmatch(CANDIDATE, v) is not None,
     ),
     "run_dir": TEXT | NULL,
