@@ -43,6 +43,8 @@ def start(
     else:
         origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
         notes = [f"weights: {origin}; the head is new"]
+    if not cfg["trainer"].get("sync_batchnorm"):  # for which Lightning replaces all of them
+        network.fold()
     if cfg["start"] == "probe" and home:
         network.answer(*probe.read(home).last)
         notes.append("head: solved by the probe")

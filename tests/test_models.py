@@ -346,6 +346,7 @@ def saved(name: str, folder: Path, outputs: int = 3, **values) -> Network:
     network.train()(picture(network.spec.channels, images=4))  # BatchNorm statistics move
     build = node("model", "timm", **{"name": name, "pretrained": False, "image_size": 64} | values)
     save_model(network, folder, {"build": build, "classes": ["a", "b", "c"]})
+    network.fold()
     return network.eval()
 
 
@@ -376,6 +377,7 @@ def test_a_frozen_backbone_is_read_beside_the_other_and_comes_back_to_the_bit(tm
         network.answer(torch.cat([w * (i == j) for j, w in enumerate(weight)], 1), bias[i])
         torch.testing.assert_close(network.evidence(images, torch.eye(3)[:2], signed=True), alone[i])
     network.answer(torch.cat(list(weight), 1), bias.sum(0))
+    network.fold()
     frozen = network.train().frozen
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     save_model(network.eval(), tmp_path / "model", {"build": build, "classes": ["a", "b", "c"]})

@@ -45,6 +45,7 @@ class Graph(nn.Module):
                 f"--preprocess: the outputs of this task ({target}) are not of one kind, so there is no one answer.\n"
                 "Leave --preprocess out, and read the logits as model.json says."
             )
+        network.unfold()  # runtimes do it themselves, and quantisation looks for plain convolutions
         self.network, self.preprocess, self.target = network, preprocess, target
         scaling = scaling or {"factor": 1.0, "shift": 0.0}
         self.factor, self.shift = torch.tensor(scaling["factor"]), torch.tensor(scaling["shift"])

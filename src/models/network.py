@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from src.contracts import Affine, Backbone, ConfigError
 from src.models.batchnorm import reestimate
 from src.models.evidence import evidence
+from src.models.folded import fold, unfold
 from src.models.heads import affine, head
 from src.models.stages import seen_by, stages
 
@@ -98,6 +99,16 @@ class Network(nn.Module):
     def keep(self, frozen: nn.Module | None) -> None:
         """Lets a head read, behind what the backbone sees, what this one does, which does not learn."""
         self.frozen = frozen.eval().requires_grad_(False) if frozen else None
+
+    def fold(self) -> None:
+        """BatchNorm that stands still costs nothing from now on: see src/models/folded.py."""
+        image = self._normalised(torch.zeros(1, self.spec.channels, *self.spec.size, device=self.mean.device))
+        for net in (self.backbone, self.frozen):
+            if net is not None:
+                fold(net, image)
+
+    def unfold(self) -> None:
+        unfold(self)
 
     def answer(self, weight: torch.Tensor, bias: torch.Tensor, mirror: bool = False) -> None:
         """Puts this head on what `embed` sees: on the last features alone, where it reads nothing else."""

@@ -73,6 +73,7 @@ def load_model(where: Path) -> tuple[Network, dict[str, Any]]:
             f"{str(error).splitlines()[-1].strip()[:200]}\n"
             f"They were written with timm {said}, here is {here}: install that one, or copy the model/ folder again."
         ) from error
+    network.fold()
     return network.eval(), facts
 
 
