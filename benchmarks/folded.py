@@ -1,4 +1,4 @@
-"""What BatchNorm that stands still costs, as it is and as part of the convolution before it: `python benchmarks/folded.py`.
+"""BatchNorm that stands still, as it is and as part of the convolution before it: `python benchmarks/folded.py`.
 
 A network without pretrained weights, its BatchNorm in eval mode as frozen statistics have it; in turns, on one thread:
 the time of an answer and of a training step (forward and backward), the median of the ratios folded / as it was.

@@ -130,8 +130,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """Everything that can be wrong is wrong here, before the first batch."""
     r = prepare(cfg, home)
     resume.same_data(home, fingerprint(r.source))
-    wants = [k for k in ("start", "select") if str(cfg[k]).startswith("probe") or "+frozen" in str(cfg[k])]
-    if wants and not probe.there(home):
+    if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
         raise ConfigError(
             f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
             "its task has none).\nSet recipe=auto or recipe=probe, with pretrained weights."

@@ -290,15 +290,17 @@ def test_where_rare_classes_count_as_much_the_trained_head_has_a_say_first(tmp_p
 
     (tmp_path / "probe.safetensors").touch()
 
-    def first(monitor: str, each: float, adversary: str = "none") -> str:
+    def first(monitor: str, each: float, adversary: str = "none", finetune: str = "llrd") -> str:
         task = multiclass(("a", "b"), monitor, "max")
         home = SimpleNamespace(state=dict, path=tmp_path)
         cfg = {"select": "auto", "data": {"flip": 0.0}, "model": {}, "adversary": node("adversary", adversary)}
+        cfg["finetune"] = node("finetune", finetune)
         return names(SimpleNamespace(task=task, cfg=cfg, home=home, audit=SimpleNamespace(each=each)))[0]
 
     assert first("val/acc", 50) == "ema+closing"
     assert first("val/acc", 49) == "ema+frozen"
     assert first("val/acc", 49, "fast") == "ema"
+    assert first("val/acc", 49, finetune="head") == "ema+closing"
     assert first("val/balanced_acc", 49) == "ema+blend"
     assert first("val/acc", 50, "fast") == "ema"  # a head solved on clean images would undo what was trained
     assert first("val/acc", 1000) == "ema+blend"

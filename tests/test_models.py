@@ -18,6 +18,7 @@ from torch import nn
 from src.contracts import Backbone, ConfigError
 from src.factory import make
 from src.models import timm_backbone as room
+from src.models.folded import fold, unfold
 from src.models.network import Network, dry_run
 from src.models.saved import load_model, save_model
 from src.models.weights import load_weights, read_spec
@@ -428,3 +429,56 @@ def test_a_model_folder_can_name_no_function_but_those_of_the_room(folder, targe
     (folder / "model.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match=r"src\.models"):
         load_model(folder)
+
+
+# BatchNorm that stands still
+
+
+@pytest.mark.parametrize("name", ["test_byobnet", "mobilenetv2_035", "densenet121", "resnetv2_50"])
+def test_a_folded_batchnorm_changes_no_number_no_gradient_and_nothing_in_training(name):
+    torch.manual_seed(0)
+    net = backbone(name).net.double()
+    for norm in (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        for value, low, high in ((norm.running_mean, -1, 1), (norm.running_var, 0.5, 2), (norm.weight, 0.5, 1.5)):
+            nn.init.uniform_(value, low, high)
+    images = torch.rand(2, 3, 64, 64, dtype=torch.double)
+
+    def seen(training: bool) -> list[torch.Tensor]:
+        net.train(training).zero_grad()
+        last, stages = net.forward_intermediates(images)
+        net(images).square().sum().backward()
+        kept = {k: v.clone() for k, v in net.state_dict().items()}
+        found = [last, *stages, *(p.grad.clone() for p in net.parameters() if p.grad is not None), *kept.values()]
+        net.load_state_dict(start)
+        return [part.detach() for part in found]
+
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    plain, trained = seen(False), seen(True)
+    count = fold(net.eval(), images[:1])
+    assert count > 10 and net.state_dict().keys() == start.keys()
+    for before, after in zip(plain, seen(False), strict=True):
+        torch.testing.assert_close(after, before)
+    for before, after in zip(trained, seen(True), strict=True):
+        assert torch.equal(after, before)
+    unfold(net)
+    assert all(torch.equal(*pair) for pair in zip(seen(False), plain, strict=True))
+
+
+def test_what_is_read_twice_or_shown_as_it_is_is_not_folded():
+    class Net(nn.Module):
+        def __init__(self, twice: bool, shown: bool):
+            super().__init__()
+            self.twice, self.shown = twice, shown
+            self.conv, self.norm, self.after = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+            self.last = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.after(self.last(self.norm(x) + (x if self.twice else 0)))
+
+        def forward_intermediates(self, x):
+            x = self.last(self.norm(self.conv(x)))
+            return self.after(x), [x] if self.shown else []
+
+    for twice, shown, count in ((False, False, 2), (True, False, 1), (False, True, 1)):
+        assert fold(Net(twice, shown).eval(), torch.rand(1, 3, 4, 4)) == count

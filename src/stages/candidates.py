@@ -82,7 +82,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         head, final = trained, None
         if name == "probe":
             head = probe.read(run.home).best
-            final = partial(lambda network: _probe_again(run, network, fitted(run, network) + val), network)
+            final = partial(_probe_again, run, network, val)
         elif train:
             head = _both(run, trained, closing, weights[kind], train.target)
             final = partial(mixed, run, network, train + val, kind, weights[kind]) if kind else None
@@ -91,18 +91,19 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
 
 
 def beside(task: Task) -> bool:
-    """Whether answers of the frozen backbone may be added to those of the other: where that was measured, and the probe
-    has learnt no prior that is taken out of it."""
+    """Whether answers of the frozen backbone are added to those of the other: where that was measured."""
     return task.target == "class" and not task.by_class and task.mix is not None
 
 
 def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
-    """The closing head and, on the backbone as it was before the fit, the probe: both as one head."""
+    """Closing heads on the backbone and on what it was before the fit, as one head. Raced (docs/results.md, two
+    backbones): the one that was fine-tuned counts twice."""
     assert run.task.weigh and run.task.mix
     network.keep(run.network().backbone)
     train, val = fitted(run, network), _val(run, network)
-    judged, heads = val if len(val.target) else train, _side_by_side(run, network, train, probe.read(run.home).best)
-    weights = run.task.weigh(*heads, judged.x, judged.target)["blend"]
+    judged, heads = val if len(val.target) else train, _closing_twice(run, network, train)
+    frozen, tuned = run.task.weigh(*heads, judged.x, judged.target)["blend"]
+    weights = (frozen * 2 / 3, tuned * 4 / 3)
     weight, bias = run.task.mix(*heads, weights, train.target)
     for name, (*_, mirror) in mine.items():
         x = (val.x + _val(run, network, mirrored).x) / 2 if mirror else val.x
@@ -111,11 +112,11 @@ def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]])
     network.keep(None)
 
 
-def _side_by_side(run: Run, network: Any, train: Seen, known: Affine) -> tuple[Affine, Affine]:
-    """What was `known` of the frozen backbone, and the closing head, as heads on what `embed` sees of both."""
+def _closing_twice(run: Run, network: Any, train: Seen) -> tuple[Affine, Affine]:
+    """One on the frozen backbone, one on the other, as heads on what `embed` sees of both."""
+    tuned, frozen = (_closing(run, network, Seen(x, train.target)) for x in train.x.tensor_split(2, 1))
     own = train.x.shape[1] // 2
-    weight, bias = _closing(run, network, Seen(train.x[:, :own], train.target))
-    return (pad(known[0], (own, 0)), known[1]), (pad(weight, (0, own)), bias)
+    return (pad(frozen[0], (own, 0)), frozen[1]), (pad(tuned[0], (0, own)), tuned[1])
 
 
 def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
@@ -132,13 +133,11 @@ def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> It
 
 
 def mixed(run: Run, network: Any, train: Seen, kind: str, weights: Weights) -> Affine:
-    """The network's own head, or what is known of the frozen backbone beside it, and one that is solved on `train`, as
-    they were weighed."""
+    """The network's own head and one that is solved on `train`, or two that are, as they were weighed."""
     if kind != "frozen":
         return _both(run, network.answers(), _closing(run, network, train), weights, train.target)
     assert run.task.mix
-    known = _probe_again(run, network, Seen(train.x[:, train.x.shape[1] // 2 :], train.target))
-    return run.task.mix(*_side_by_side(run, network, train, known), weights, train.target)
+    return run.task.mix(*_closing_twice(run, network, train), weights, train.target)
 
 
 def _closing(run: Run, network: Any, train: Seen) -> Affine:
@@ -152,8 +151,9 @@ def _both(run: Run, trained: Affine, closing: Affine, weights: Weights, target: 
     return closing if weights[1] else trained
 
 
-def _probe_again(run: Run, network: Any, train: Seen) -> Affine:
+def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
     assert run.task.solve
+    train = fitted(run, network) + val
     name = probe.read(run.home).name
     views = probe.columns(network, train.x)
     best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=name)[0]

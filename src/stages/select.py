@@ -15,8 +15,8 @@ from src.stats import gain, metric
 MANY = 500  # images a class from which the head that was trained knows something that the closing head does not, as it
 # does where rare classes count as much as others (src/tasks/heads.py: `close`). Raced at 307: level after 8 epochs, and
 # after one, on a small budget, the closing head alone is ahead (83.6 to 80.7 % of val)
-SOME = 50  # images a class below which the frozen network, which has learnt nothing by heart, has something to add to
-# the one that was fine-tuned; TODO
+SOME = 50  # images a class below which the backbone as it was, which knows no image by heart, has something to add to
+# the one that was fine-tuned (docs/results.md, two backbones)
 HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chosen model learns val, too
 
 
@@ -57,7 +57,8 @@ def names(run: Run) -> list[str]:
     order += ["probe"] if known else []
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     found = [name + ("+mirror" if both else "") for name in order for both in mirror]
-    few = known and heads and beside(run.task) and run.audit.each < SOME
+    moved = not run.cfg["finetune"]["_target_"].endswith(".Head")  # or else the frozen backbone is the same one
+    few = known and moved and heads and beside(run.task) and run.audit.each < SOME
     return [f"{order[0].partition('+')[0]}+frozen", *found] if few else found
 
 
