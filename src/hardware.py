@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from src import buffers
 from src.contracts import ConfigError
 
 # What is said with the flags of Lightning's Trainer, and is not for it.
@@ -101,7 +102,8 @@ def _can_compile(where: str) -> bool:
 
 
 def obey(cfg: dict[str, Any]) -> None:
-    """What torch keeps for the whole process."""
+    """What is kept for the whole process."""
+    buffers.folder = Path(cfg["paths"]["cache"])
     if accelerator(cfg) == "gpu":
         torch.set_float32_matmul_precision(cfg["trainer"]["matmul_precision"])
 

@@ -15,9 +15,8 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-
-from src.columns import CHUNK
+from src import buffers
+from src.buffers import CHUNK
 from src.contracts import ConfigError, DataError, Root, Source
 from src.data.images import probe
 
@@ -129,7 +128,7 @@ def _remember(file: Path, bad: dict[str, str]) -> None:
 def _without(source: Source, bad: dict[str, str]) -> Source:
     splits = {}
     for name, split in source.splits.items():
-        kept = np.flatnonzero([path not in bad for path in split.paths])
+        kept = buffers.without(len(split), (i for i, path in enumerate(split.paths) if path in bad))
         if not len(kept):
             raise DataError(
                 f"data.bad_images=skip: none of the {len(split)} images of {name} can be decoded:\n"
