@@ -19,7 +19,7 @@ folder: Path | None = None  # of the files, which the run sets to its cache; Non
 
 
 def empty(shape: int | tuple[int, ...], kind: np.typing.DTypeLike) -> np.ndarray:
-    """As np.empty. Where the folder cannot hold it, it is memory after all, with a warning."""
+    """As np.empty. Where the folder cannot hold it, it is memory after all, and a warning says so."""
     room = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
     if room < LARGE or not hasattr(os, "posix_fallocate"):  # macOS
         return np.empty(shape, kind)
@@ -30,7 +30,7 @@ def empty(shape: int | tuple[int, ...], kind: np.typing.DTypeLike) -> np.ndarray
             os.posix_fallocate(file.fileno(), 0, room)  # now: a disk that is full later is a bus error
             return np.frombuffer(mmap.mmap(file.fileno(), room), kind).reshape(shape)
     except OSError as error:
-        warnings.warn(f"{folder or tempfile.gettempdir()}: {error}. The table is held in memory.", stacklevel=2)
+        warnings.warn(f"{folder or 'TMPDIR'}: {error.strerror}. The table is held in memory.", stacklevel=1)
         return np.empty(shape, kind)
 
 
@@ -39,15 +39,11 @@ def chunks(n: int) -> Iterator[slice]:
 
 
 def concatenated(*parts: np.ndarray) -> np.ndarray:
-    grown = Grown(sum(map(len, parts)))
-    for part in parts:
-        grown.extend(part)
-    return grown.array
+    shape = sum(map(len, parts)), *parts[0].shape[1:]
+    return np.concatenate(parts, out=empty(shape, np.result_type(*parts)))
 
 
-def cast(array: np.ndarray, kind: np.typing.DTypeLike) -> np.ndarray:
-    if array.dtype == kind:
-        return array
+def copied(array: np.ndarray, kind: np.typing.DTypeLike) -> np.ndarray:
     found = empty(array.shape, kind)
     found[...] = array
     return found
@@ -84,14 +80,14 @@ def without(n: int, gone: Iterable[int]) -> np.ndarray:
 class Grown:
     """An array that grows at its end; of the smallest type that holds all its parts."""
 
-    def __init__(self, room: int = 0) -> None:
-        self.array, self.size, self.room = np.empty(0, bool), 0, room
+    def __init__(self) -> None:
+        self.array, self.size = np.empty(0, bool), 0
 
-    def extend(self, rows: Sequence | np.ndarray | array) -> None:
+    def extend(self, rows: Sequence | np.ndarray | array | bytearray) -> None:
         part = np.asarray(rows)
         end, kind = self.size + len(part), np.result_type(self.array.dtype, part.dtype)
         if end > len(self.array) or kind != self.array.dtype:
-            before, self.array = self.array, empty((max(end, self.room, 2 * self.size), *part.shape[1:]), kind)
+            before, self.array = self.array, empty((max(end, 2 * self.size), *part.shape[1:]), kind)
             if self.size:
                 self.array[: self.size] = before[: self.size]
         self.array[self.size : end] = part
@@ -103,5 +99,6 @@ class Grown:
         del rows[:]
 
     def done(self) -> np.ndarray:
-        """Without the room for more."""
-        return self.array if self.size == len(self.array) else concatenated(self.array[: self.size])
+        """Without the room for more, which of a file costs little."""
+        found = self.array[: self.size]
+        return found if found.nbytes >= LARGE else found.copy()

@@ -72,7 +72,7 @@ class Texts(Column):
     """Text, as UTF-8; row i is data[ends[i] : ends[i + 1]]."""
 
     def __init__(self, data: np.ndarray, ends: np.ndarray):
-        self.data, self.ends = data, buffers.cast(ends, np.uint32 if ends[-1] < 2**32 else np.int64)
+        self.data, self.ends = data, buffers.copied(ends, np.uint32 if ends[-1] < 2**32 else np.int64)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -107,45 +107,47 @@ class Texts(Column):
     def buffers(self) -> list[np.ndarray]:
         return [self.data, self.ends]
 
+    def _keys(self, start: int, stop: int) -> np.ndarray:
+        """(n,) by which NumPy can compare these rows: bytes, all of one width, or objects where a few are so long that
+        this would take much room."""
+        ends = self.ends[start : stop + 1].astype(np.int64)
+        lengths = np.diff(ends)
+        width = int(lengths.max(initial=1))
+        if len(lengths) * width > 8 * (ends[-1] - ends[0]):
+            return np.array(self._bytes(start, stop), object)
+        found = np.zeros((len(lengths), width), np.uint8)
+        found[np.arange(width) < lengths[:, None]] = self.data[ends[0] : ends[-1]]
+        return found.view(f"S{width}")[:, 0]
+
     def in_order(self) -> bool:
         """Whether no row is less than the one before it, by their bytes."""
-        rows = (self._bytes(part.start, min(part.stop + 1, len(self))) for part in chunks(len(self)))
-        return all(all(map(operator.le, some, some[1:])) for some in rows)
+        keys = (self._keys(part.start, min(part.stop + 1, len(self))) for part in chunks(len(self)))
+        return all((some[:-1] <= some[1:]).all() for some in keys)
 
     def order(self) -> np.ndarray:
         """The places of the rows from the least to the greatest, by their bytes; equal ones stay as they are. Many are
         first parted by their beginnings, as those of a sample are, and then put in order part by part."""
-        n, parts = len(self), -(-len(self) // SORTED)
+        n, parts, kind = len(self), -(-len(self) // SORTED), f"S{PREFIX}"
         if parts < 2:
-            return self._sorted()
-        sample = np.sort(self.take(np.arange(32 * parts) * n // (32 * parts))._beginnings(slice(0, 32 * parts)))
+            return self._keys(0, n).argsort(kind="stable")
+        some = self.take(np.arange(32 * parts) * n // (32 * parts))
+        borders = np.sort(some._keys(0, len(some)).astype(kind))[32::32]
         which, found, at = buffers.empty(n, np.int32), buffers.empty(n, np.int64), 0
         for part in chunks(n):
-            which[part] = sample[32::32].searchsorted(self._beginnings(part), "right")
+            which[part] = borders.searchsorted(self._keys(part.start, part.stop).astype(kind), "right")
         for i in range(parts):
             mine = buffers.where(n, lambda part, i=i: which[part] == i)
-            found[at : at + len(mine)] = mine[self.take(mine)._sorted()]
+            found[at : at + len(mine)] = mine[self.take(mine)._keys(0, len(mine)).argsort(kind="stable")]
             at += len(mine)
         return found
 
-    def _beginnings(self, part: slice) -> np.ndarray:
-        """(n,) of PREFIX bytes each, at most, which NumPy can compare."""
-        return np.array([row[:PREFIX] for row in self._bytes(part.start, part.stop)])
-
-    def _sorted(self) -> np.ndarray:
-        n, width = len(self), int(np.diff(self.ends).max(initial=0))
-        rows = self._bytes(0, n)
-        if n * width > 8 * len(self.data):  # a few rows are so long that all would take much room
-            return np.array(sorted(range(n), key=rows.__getitem__), dtype=np.int64)
-        return np.array(rows, f"S{max(width, 1)}").argsort(kind="stable")
-
     def repeats(self) -> list[int]:
         """The places of the rows that equal the one before them."""
-        found, last = [], None
-        for place, row in enumerate(self):
-            if row == last:
-                found.append(place)
-            last = row
+        found = []
+        for part in chunks(len(self) - 1):
+            keys, lengths = self._keys(part.start, part.stop + 1), np.diff(self.ends[part.start : part.stop + 2])
+            same = (keys[1:] == keys[:-1]) & (lengths[1:] == lengths[:-1])  # NumPy leaves out zeros at the end
+            found += (part.start + 1 + np.flatnonzero(same)).tolist()
         return found
 
 
@@ -196,13 +198,14 @@ class Growing:
 
     def add(self, *texts: str) -> None:
         self.some += SEPARATOR.join([text.encode(*UTF8) for text in texts])
-        self.stops.append(self.data.size + len(self.some))
+        self.stops.append(len(self.some))
         if len(self.stops) == CHUNK:
             self._keep()
 
     def _keep(self) -> None:
-        self.ends.drain(self.stops)
+        self.ends.extend(np.asarray(self.stops) + self.data.size)
         self.data.drain(self.some)
+        del self.stops[:]
 
     def done(self, kind: type[Texts] = Texts) -> Texts:
         self._keep()
@@ -274,9 +277,7 @@ def tensor(rows: Sequence[Any]) -> torch.Tensor:
     import torch
 
     if isinstance(rows, Values):
-        found = buffers.empty(rows.array.shape, np.float32 if rows.floating else np.int64)
-        found[...] = rows.array
-        return torch.from_numpy(found)
+        return torch.from_numpy(buffers.copied(rows.array, np.float32 if rows.floating else np.int64))
     return torch.tensor(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -20,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src import buffers, columns, rng
 from src.columns import column, joined, take, texts
 from src.contracts import ConfigError, DataError, Source, Split
 from src.data import audit
@@ -270,10 +272,19 @@ def test_a_split_is_a_function_of_its_seed_and_leaves_global_randomness_alone():
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-def test_a_split_is_the_same_in_all_versions():
-    assert (
-        "".join("rae"[i] for i in stratified([None] * 20, {"val": 0.2, "test": 0.2}, seed=0)) == "rreaererrrrararrarre"
-    )
+@pytest.fixture(params=["memory", "files"])
+def held(request, monkeypatch):
+    """Where columns are; what is in files goes through as many pieces as that of large tables does."""
+    if request.param == "files":
+        for where, name, value in (buffers, "LARGE", 1), (buffers, "CHUNK", 7), (columns, "CHUNK", 2):
+            monkeypatch.setattr(where, name, value)
+        monkeypatch.setattr(columns, "SORTED", 100)
+
+
+def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in_files(held):
+    told = stratified([None] * 20, {"val": 0.2, "test": 0.2}, seed=0)
+    assert "".join("rae"[i] for i in told) == "rreaererrrrararrarre"
+    assert rng.permutation(10, 0, "order", 3).tolist() == [9, 1, 5, 8, 0, 7, 6, 4, 3, 2]
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 2}])
@@ -766,7 +777,7 @@ def test_a_row_costs_its_path_and_a_few_bytes_and_is_what_it_was():
         (("a", "b"), ("c",)),  # what is neither text nor numbers stays as it is
     ],
 )
-def test_a_column_is_like_the_tuple_of_its_rows(rows):
+def test_a_column_is_like_the_tuple_of_its_rows(rows, held):
     found = column(rows)
     assert len(found) == len(rows) and found == column(list(rows)) and repr(tuple(found)) == repr(rows)
     assert repr(tuple(found[::-1])) == repr(rows[::-1]) and repr(found[-1]) == repr(rows[-1])
@@ -777,9 +788,21 @@ def test_a_column_is_like_the_tuple_of_its_rows(rows):
         found[len(rows)]
 
 
-def test_texts_are_put_in_order_where_one_is_long_too():
+def test_texts_are_put_in_order_where_one_is_long_too(held):
     for longest in (9, 3000):
         rows = [f"{(i * 7919) % 500}" for i in range(1000)] + ["z" * longest]
         found = texts(rows)
-        assert list(found.take(found.order())) == sorted(rows)
-        assert len(found.take(found.order()).repeats()) == 500
+        ordered = found.take(order := found.order())
+        assert list(ordered) == sorted(rows) and ordered.in_order() and not found.in_order()
+        assert (np.diff(order[:-1].reshape(500, 2)) > 0).all()  # equal ones stay as they are
+        assert ordered.repeats() == list(range(1, 1000, 2))
+
+
+def test_where_the_disk_has_no_room_a_table_is_held_in_memory_and_that_is_said(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rows = [f"{i:07d}" for i in range(150_000)]
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.warns(UserWarning, match="No space left on device. The table is held in memory"):
+        assert list(texts(rows)) == rows

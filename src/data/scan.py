@@ -16,9 +16,10 @@ from itertools import accumulate
 from pathlib import Path
 
 from src import buffers
-from src.buffers import CHUNK
 from src.contracts import ConfigError, DataError, Root, Source
 from src.data.images import probe
+
+HASHED = 10_000  # rows that go into a fingerprint at a time, which depends on it
 
 
 def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int = 100_000) -> Source:
@@ -64,8 +65,8 @@ def fingerprint(source: Source, limit: int = 100_000) -> str:
     digest = hashlib.sha256(repr((source.classes, sorted(source.splits))).encode())
     for name in sorted(source.splits):
         for rows in (source.splits[name].paths, source.splits[name].targets):
-            for i in range(0, len(rows), CHUNK):
-                digest.update(repr(tuple(rows[i : i + CHUNK])).encode())  # repr escapes names that are not UTF-8
+            for i in range(0, len(rows), HASHED):
+                digest.update(repr(tuple(rows[i : i + HASHED])).encode())  # repr escapes names that are not UTF-8
     sizes = [stat(source.root, source.splits[name].paths[i])[0] for name, i in places(source, limit)]
     digest.update(repr(sizes).encode())
     return digest.hexdigest()
