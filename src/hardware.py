@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from src import buffers
 from src.contracts import ConfigError
 
 # What is said with the flags of Lightning's Trainer, and is not for it.
@@ -102,8 +101,7 @@ def _can_compile(where: str) -> bool:
 
 
 def obey(cfg: dict[str, Any]) -> None:
-    """What is kept for the whole process."""
-    buffers.folder = Path(cfg["paths"]["cache"])
+    """What torch keeps for the whole process."""
     if accelerator(cfg) == "gpu":
         torch.set_float32_matmul_precision(cfg["trainer"]["matmul_precision"])
 

@@ -798,11 +798,14 @@ def test_texts_are_put_in_order_where_one_is_long_too(held):
         assert ordered.repeats() == list(range(1, 1000, 2))
 
 
-def test_where_the_disk_has_no_room_a_table_is_held_in_memory_and_that_is_said(monkeypatch):
+def test_large_columns_lie_in_the_cache_without_a_name_or_where_it_has_no_room_in_memory(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    rows = [f"{i:07d}" for i in range(150_000)]
+    rows, cache = [f"{i:07d}" for i in range(150_000)], tmp_path / "cache"
+    monkeypatch.setattr(buffers, "folder", cache)
+    found = texts(rows)
+    assert str(cache) in Path("/proc/self/maps").read_text() and not list(cache.iterdir())
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.warns(UserWarning, match="No space left on device. The table is held in memory"):
-        assert list(texts(rows)) == rows
+        assert texts(rows) == found == column(rows)
