@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src import combined, decisions, folder, hardware, resume, screen, world
+from src import buffers, combined, decisions, folder, hardware, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.columns import tensor
@@ -45,6 +45,7 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """The images, the task, the network, and what makes the rest of them."""
     hardware.refuse_impossible(cfg)
     hardware.obey(cfg)
+    buffers.folder = Path(cfg["paths"]["cache"])
     source = make(cfg["data"]["source"])
     task = task_of(cfg, source)
     names = [f"val/{name}" for name in task.metrics()]

@@ -1,5 +1,5 @@
-"""Columns of many rows in a few flat buffers: no Python object for each row, so that little memory is taken, and that
-workers share it (reading a Python object counts its references, which copies the page)."""
+"""Columns of many rows in a few flat buffers (src/buffers.py): no Python object for each row, so that little memory is
+taken, and that workers share it (reading a Python object counts its references, which copies the page)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from src import buffers
+from src.buffers import CHUNK, Grown, chunks
+
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 10_000  # rows that are Python objects at a time
+SORTED, PREFIX = 100_000, 64  # rows that are put in order at a time; bytes of each by which they are parted before
 UTF8 = "utf-8", "surrogatepass"  # surrogates: in the names of files that are not UTF-8
 SEPARATOR = b"\xff"  # which is in no UTF-8
 
@@ -42,14 +45,14 @@ class Column(Sequence):
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
-            return self.take(np.arange(len(self))[at])
+            return self.take(np.arange(*at.indices(len(self))))
         place = at + len(self) if at < 0 else at
         if not 0 <= place < len(self):
             raise IndexError(f"row {at} of {len(self)}")
         return self.some(place, place + 1)[0]
 
     def __iter__(self) -> Iterator[Any]:
-        return chain.from_iterable(self.some(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
+        return chain.from_iterable(self.some(part.start, part.stop) for part in chunks(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is type(self):
@@ -69,7 +72,7 @@ class Texts(Column):
     """Text, as UTF-8; row i is data[ends[i] : ends[i + 1]]."""
 
     def __init__(self, data: np.ndarray, ends: np.ndarray):
-        self.data, self.ends = data, ends.astype(np.uint32 if ends[-1] < 2**32 else np.int64, copy=False)
+        self.data, self.ends = data, buffers.copied(ends, np.uint32 if ends[-1] < 2**32 else np.int64)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -83,48 +86,68 @@ class Texts(Column):
         return [row.decode(*UTF8) for row in self._bytes(start, stop)]
 
     def take(self, index: np.ndarray) -> Self:
-        lengths = np.diff(self.ends)[index]
-        ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        data = np.empty(ends[-1], np.uint8)
-        for i in range(0, len(index), CHUNK):
-            part = slice(i, i + CHUNK)
-            shift = self.ends[:-1][index[part]].astype(np.int64) - ends[:-1][part]
-            low, high = ends[i], ends[min(i + CHUNK, len(index))]
-            data[low:high] = self.data[np.repeat(shift, lengths[part]) + np.arange(low, high)]
+        ends = buffers.empty(len(index) + 1, np.int64)
+        ends[0] = 0
+        for part in chunks(len(index)):
+            lengths = self.ends[1:][index[part]] - self.ends[:-1][index[part]]
+            ends[1:][part] = np.cumsum(lengths, dtype=np.int64) + ends[part.start]
+        data = buffers.empty(ends[-1], np.uint8)
+        for part in chunks(len(index)):
+            mine = ends[part.start : part.stop + 1]
+            shift = self.ends[:-1][index[part]] - mine[:-1]
+            data[mine[0] : mine[-1]] = self.data[np.repeat(shift, np.diff(mine)) + np.arange(mine[0], mine[-1])]
         return type(self)(data, ends)
 
     def joined(self, other: Self) -> Self:
-        ends = other.ends[1:].astype(np.int64) + self.ends[-1]
-        return type(self)(np.concatenate([self.data, other.data]), np.concatenate([self.ends, ends]))
+        ends = buffers.empty(len(self) + len(other) + 1, np.int64)
+        ends[: len(self) + 1] = self.ends
+        np.add(other.ends[1:], self.ends[-1], out=ends[len(self) + 1 :], dtype=np.int64)
+        return type(self)(buffers.concatenated(self.data, other.data), ends)
 
     def buffers(self) -> list[np.ndarray]:
         return [self.data, self.ends]
 
-    def _fixed(self, start: int, stop: int, width: int) -> np.ndarray:
-        """(n,) of `width` bytes each, which NumPy can compare."""
+    def _keys(self, start: int, stop: int) -> np.ndarray:
+        """(n,) by which NumPy can compare these rows: bytes, all of one width, or objects where a few are so long that
+        this would take much room."""
         ends = self.ends[start : stop + 1].astype(np.int64)
-        found = np.zeros((stop - start, max(width, 1)), np.uint8)
-        found[np.arange(max(width, 1)) < np.diff(ends)[:, None]] = self.data[ends[0] : ends[-1]]
-        return found.view(f"S{max(width, 1)}")[:, 0]
+        lengths = np.diff(ends)
+        width = int(lengths.max(initial=1))
+        if len(lengths) * width > 8 * (ends[-1] - ends[0]):
+            return np.array(self._bytes(start, stop), object)
+        found = np.zeros((len(lengths), width), np.uint8)
+        found[np.arange(width) < lengths[:, None]] = self.data[ends[0] : ends[-1]]
+        return found.view(f"S{width}")[:, 0]
+
+    def in_order(self) -> bool:
+        """Whether no row is less than the one before it, by their bytes."""
+        keys = (self._keys(part.start, min(part.stop + 1, len(self))) for part in chunks(len(self)))
+        return all((some[:-1] <= some[1:]).all() for some in keys)
 
     def order(self) -> np.ndarray:
-        """The places of the rows from the least to the greatest, by their bytes; equal ones stay as they are."""
-        n, width = len(self), int(np.diff(self.ends).max(initial=0))
-        if n * width > 8 * len(self.data):  # a few rows are so long that all would take much room
-            rows = list(self)
-            return np.array(sorted(range(n), key=rows.__getitem__), dtype=np.int64)
-        fixed = np.empty(n, f"S{max(width, 1)}")
-        for i in range(0, n, CHUNK):
-            fixed[i : i + CHUNK] = self._fixed(i, min(i + CHUNK, n), width)
-        return fixed.argsort(kind="stable")
+        """The places of the rows from the least to the greatest, by their bytes; equal ones stay as they are. Many are
+        first parted by their beginnings, as those of a sample are, and then put in order part by part."""
+        n, parts, kind = len(self), -(-len(self) // SORTED), f"S{PREFIX}"
+        if parts < 2:
+            return self._keys(0, n).argsort(kind="stable")
+        some = self.take(np.arange(32 * parts) * n // (32 * parts))
+        borders = np.sort(some._keys(0, len(some)).astype(kind))[32::32]
+        which, found, at = buffers.empty(n, np.int32), buffers.empty(n, np.int64), 0
+        for part in chunks(n):
+            which[part] = borders.searchsorted(self._keys(part.start, part.stop).astype(kind), "right")
+        for i in range(parts):
+            mine = buffers.where(n, lambda part, i=i: which[part] == i)
+            found[at : at + len(mine)] = mine[self.take(mine)._keys(0, len(mine)).argsort(kind="stable")]
+            at += len(mine)
+        return found
 
     def repeats(self) -> list[int]:
         """The places of the rows that equal the one before them."""
-        found, last = [], None
-        for place, row in enumerate(self):
-            if row == last:
-                found.append(place)
-            last = row
+        found = []
+        for part in chunks(len(self) - 1):
+            keys, lengths = self._keys(part.start, part.stop + 1), np.diff(self.ends[part.start : part.stop + 2])
+            same = (keys[1:] == keys[:-1]) & (lengths[1:] == lengths[:-1])  # NumPy leaves out zeros at the end
+            found += (part.start + 1 + np.flatnonzero(same)).tolist()
         return found
 
 
@@ -150,10 +173,10 @@ class Values(Column):
         return rows if self.array.ndim == 1 else list(map(tuple, rows))
 
     def take(self, index: np.ndarray) -> Self:
-        return type(self)(self.array[index], self.floating)
+        return type(self)(buffers.take(self.array, index), self.floating)
 
     def joined(self, other: Self) -> Self:
-        return type(self)(np.concatenate([self.array, other.array]), self.floating or other.floating)
+        return type(self)(buffers.concatenated(self.array, other.array), self.floating or other.floating)
 
     def buffers(self) -> list[np.ndarray]:
         return [self.array]
@@ -167,14 +190,26 @@ class Growing:
     """Texts, or tuples of them, row by row."""
 
     def __init__(self) -> None:
-        self.data, self.ends = bytearray(), array("q", [0])
+        self.data, self.ends = Grown(), Grown()
+        self.some, self.stops = bytearray(), array("q", [0])  # that are not in them yet
+
+    def __len__(self) -> int:
+        return self.ends.size + len(self.stops) - 1
 
     def add(self, *texts: str) -> None:
-        self.data += SEPARATOR.join([text.encode(*UTF8) for text in texts])
-        self.ends.append(len(self.data))
+        self.some += SEPARATOR.join([text.encode(*UTF8) for text in texts])
+        self.stops.append(len(self.some))
+        if len(self.stops) == CHUNK:
+            self._keep()
+
+    def _keep(self) -> None:
+        self.ends.extend(np.asarray(self.stops) + self.data.size)
+        self.data.drain(self.some)
+        del self.stops[:]
 
     def done(self, kind: type[Texts] = Texts) -> Texts:
-        return kind(np.frombuffer(self.data, np.uint8), np.frombuffer(self.ends, np.int64))
+        self._keep()
+        return kind(self.data.done(), self.ends.done())
 
 
 def texts(rows: Iterable[str]) -> Texts:
@@ -196,15 +231,15 @@ def column(rows: Iterable[Any]) -> Sequence[Any]:
         return ()
     if isinstance(first[0], str):
         return texts(chain(first, rows))
-    parts, floating, chunk = [], False, first
+    found, floating, chunk = Grown(), False, first
     while chunk:
         part = _array(chunk)
-        if part is None or (parts and part.shape[1:] != parts[0].shape[1:]):
-            return (*chain.from_iterable(Values(part, floating) for part in parts), *chunk, *rows)
+        if part is None or (found.size and part.shape[1:] != found.array.shape[1:]):
+            return (*Values(found.done(), floating), *chunk, *rows)
         floating |= part.dtype.kind == "f"
-        parts.append(_narrow(part))
+        found.extend(_narrow(part))
         chunk = list(islice(rows, CHUNK))
-    return Values(np.concatenate(parts), floating)
+    return Values(found.done(), floating)
 
 
 def _array(rows: list[Any]) -> np.ndarray | None:
@@ -242,7 +277,7 @@ def tensor(rows: Sequence[Any]) -> torch.Tensor:
     import torch
 
     if isinstance(rows, Values):
-        return torch.from_numpy(rows.array.astype(np.float32 if rows.floating else np.int64))
+        return torch.from_numpy(buffers.copied(rows.array, np.float32 if rows.floating else np.int64))
     return torch.tensor(rows)
 
 

@@ -167,6 +167,7 @@ def matched(other: Source, classes: tuple[str, ...]) -> tuple[Split, tuple[str, 
 
 def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """The Run that stages take, with the model of the run as its network and the images that are to be tested."""
+    from src import buffers
     from src.build import equipped, task_of
     from src.data import masks
     from src.data.audit import audit
@@ -176,6 +177,7 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     from src.models.saved import load_model
 
     refuse_impossible(cfg)
+    buffers.folder = Path(cfg["paths"]["cache"])
     network, facts = load_model(run / "model")
     labels, classes, data = make(facts["labels"]), tuple(facts["classes"]), cfg["data"]
     known, found = splits(run, labels, classes), make(data["source"])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from src.buffers import chunks
 from src.columns import numbers
 from src.contracts import UNLABELLED, DataError
 from src.names import known, refuse_joined, shorten
@@ -57,8 +58,11 @@ class Labels(ABC):
 
     def counts(self, targets: Sequence[Any], classes: tuple[str, ...]) -> tuple[int, ...]:
         """How many images each class has; () where there are no classes."""
-        known = numbers(targets)
-        return tuple(np.bincount(known[known >= 0].astype(np.int64), minlength=len(classes))[: len(classes)].tolist())
+        known, found = numbers(targets), np.zeros(len(classes), np.int64)
+        for part in chunks(len(known)):
+            some = known[part][known[part] >= 0].astype(np.int64)
+            found += np.bincount(some, minlength=len(classes))[: len(classes)]
+        return tuple(found.tolist())
 
     def card(self, targets: Sequence[Any], classes: tuple[str, ...]) -> list[str]:
         """What else is to be said of the training images, a sentence a line."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from src import buffers
+
 
 def key(*what: int | str) -> int:
     """A 63-bit seed that depends on every part of `what`: key(seed, "order", epoch)."""
@@ -27,7 +29,8 @@ def seed(*what: int | str) -> None:
 
 def permutation(n: int, *what: int | str) -> torch.Tensor:
     """A permutation of 0..n-1, without touching the global generators."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(key(*what)))
+    found = torch.from_numpy(buffers.empty(n, np.int64))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(key(*what)), out=found)
 
 
 @contextmanager

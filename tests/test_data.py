@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -20,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src import buffers, columns, rng
 from src.columns import column, joined, take, texts
 from src.contracts import ConfigError, DataError, Source, Split
 from src.data import audit
@@ -253,28 +255,36 @@ def test_a_wrong_extension_does_not_matter_but_a_decompression_bomb_does(tmp_pat
 def test_a_stratified_split_gives_each_class_its_part():
     targets = ["a"] * 100 + ["b"] * 20 + ["c"] * 3 + ["d"] * 2 + ["e"]
     given = stratified(targets, {"val": 0.15, "test": 0.1}, seed=0)
-    count = Counter(zip(targets, given, strict=True))
+    count = Counter(zip(targets, [("train", "val", "test")[i] for i in given], strict=True))
     assert [count["a", name] for name in ("train", "val", "test")] == [75, 15, 10]
     assert [count["b", name] for name in ("train", "val", "test")] == [15, 3, 2]
     assert [count["c", name] for name in ("train", "val", "test")] == [1, 1, 1]
     assert [count["d", name] for name in ("train", "val", "test")] == [1, 1, 0]
     assert [count["e", name] for name in ("train", "val", "test")] == [1, 0, 0]
-    assert sorted(stratified("aaa", {"val": 0.6, "test": 0.3}, seed=0)) == ["test", "train", "val"]
+    assert sorted(stratified("aaa", {"val": 0.6, "test": 0.3}, seed=0)) == [0, 1, 2]
 
 
 def test_a_split_is_a_function_of_its_seed_and_leaves_global_randomness_alone():
     targets = [0, 1] * 30
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    one = stratified(targets, {"val": 0.2}, seed=1)
-    assert one == stratified(targets, {"val": 0.2}, seed=1) != stratified(targets, {"val": 0.2}, seed=2)
+    one, same, other = (stratified(targets, {"val": 0.2}, seed=seed).tolist() for seed in (1, 1, 2))
+    assert one == same != other
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-def test_a_split_is_the_same_in_all_versions():
-    assert (
-        "".join(name[1] for name in stratified([None] * 20, {"val": 0.2, "test": 0.2}, seed=0))
-        == "rreaererrrrararrarre"
-    )
+@pytest.fixture(params=["memory", "files"])
+def held(request, monkeypatch):
+    """Where columns are; what is in files goes through as many pieces as that of large tables does."""
+    if request.param == "files":
+        for where, name, value in (buffers, "LARGE", 1), (buffers, "CHUNK", 7), (columns, "CHUNK", 2):
+            monkeypatch.setattr(where, name, value)
+        monkeypatch.setattr(columns, "SORTED", 100)
+
+
+def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in_files(held):
+    told = stratified([None] * 20, {"val": 0.2, "test": 0.2}, seed=0)
+    assert "".join("rae"[i] for i in told) == "rreaererrrrararrarre"
+    assert rng.permutation(10, 0, "order", 3).tolist() == [9, 1, 5, 8, 0, 7, 6, 4, 3, 2]
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 2}])
@@ -767,7 +777,7 @@ def test_a_row_costs_its_path_and_a_few_bytes_and_is_what_it_was():
         (("a", "b"), ("c",)),  # what is neither text nor numbers stays as it is
     ],
 )
-def test_a_column_is_like_the_tuple_of_its_rows(rows):
+def test_a_column_is_like_the_tuple_of_its_rows(rows, held):
     found = column(rows)
     assert len(found) == len(rows) and found == column(list(rows)) and repr(tuple(found)) == repr(rows)
     assert repr(tuple(found[::-1])) == repr(rows[::-1]) and repr(found[-1]) == repr(rows[-1])
@@ -778,9 +788,24 @@ def test_a_column_is_like_the_tuple_of_its_rows(rows):
         found[len(rows)]
 
 
-def test_texts_are_put_in_order_where_one_is_long_too():
+def test_texts_are_put_in_order_where_one_is_long_too(held):
     for longest in (9, 3000):
         rows = [f"{(i * 7919) % 500}" for i in range(1000)] + ["z" * longest]
         found = texts(rows)
-        assert list(found.take(found.order())) == sorted(rows)
-        assert len(found.take(found.order()).repeats()) == 500
+        ordered = found.take(order := found.order())
+        assert list(ordered) == sorted(rows) and ordered.in_order() and not found.in_order()
+        assert (np.diff(order[:-1].reshape(500, 2)) > 0).all()  # equal ones stay as they are
+        assert ordered.repeats() == list(range(1, 1000, 2))
+
+
+def test_large_columns_lie_in_the_cache_without_a_name_or_where_it_has_no_room_in_memory(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rows, cache = [f"{i:07d}" for i in range(150_000)], tmp_path / "cache"
+    monkeypatch.setattr(buffers, "folder", cache)
+    found = texts(rows)
+    assert str(cache) in Path("/proc/self/maps").read_text() and not list(cache.iterdir())
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.warns(UserWarning, match="No space left on device. The table is held in memory"):
+        assert texts(rows) == found == column(rows)

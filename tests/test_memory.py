@@ -8,6 +8,7 @@ import itertools
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -262,22 +263,32 @@ def test_the_batch_that_fits_a_gpu_is_found(shapes, tmp_path):
     del held
 
 
-def test_a_table_of_many_rows_takes_half_a_kilobyte_a_row(tmp_path):
+def test_what_a_process_holds_for_itself_does_not_grow_with_the_table(tmp_path, monkeypatch):
     import tracemalloc
 
+    from src.data.scan import fingerprint
     from src.data.table import table
 
+    for name, value in (("buffers.LARGE", 2**13), ("buffers.CHUNK", 1000), ("columns.CHUNK", 1000)):
+        monkeypatch.setattr(f"src.{name}", value)
+    monkeypatch.setattr("src.columns.SORTED", 2000)
+    monkeypatch.setattr("src.data.scan.HASHED", 1000)
     (tmp_path / "0000").mkdir()
     for i in range(1000):
         (tmp_path / "0000" / f"{i:06d}.png").touch()
-    for folder in range(1, 20):
+    for folder in range(1, 16):
         (tmp_path / f"{folder:04d}").symlink_to(tmp_path / "0000", target_is_directory=True)
-    lines = [f"{i // 1000:04d}/{i % 1000:06d}.png,class_{i % 10}" for i in range(20_000)]
-    (tmp_path / "table.csv").write_text("\n".join(["path,target", *lines]))
-    tracemalloc.start()
-    try:
-        assert len(table(tmp_path, "table.csv").splits["train"]) == 14_000
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak / 20_000 < 480
+    peaks = []
+    for n in (8_000, 16_000):
+        order = np.random.default_rng(0).permutation(n).tolist()
+        lines = [f"{i // 1000:04d}/{i % 1000:06d}.png,class_{i % 10}" for i in order]
+        (tmp_path / "table.csv").write_text("\n".join(["path,target", *lines]))
+        tracemalloc.start()
+        try:
+            source = table(tmp_path, "table.csv")
+            fingerprint(source, 100)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(source.splits["train"]) == 0.7 * n
+    assert peaks[1] - peaks[0] < 30 * 8_000  # 134, where all of it is memory

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from src.buffers import without
 from src.contracts import DataError, File, Source
 from src.data.images import size_of
 from src.data.scan import places
@@ -120,7 +119,7 @@ def dropped(source: Source, gone: set[Place], what: str) -> Source:
     splits = {}
     for name, split in source.splits.items():
         lost = [i for where, i in gone if where == name]
-        splits[name] = split.only(np.setdiff1d(np.arange(len(split)), lost))
+        splits[name] = split.only(without(len(split), lost))
     for name in ("train", "val"):
         before, after = (source.labels.counts(s[name].targets, source.classes) for s in (source.splits, splits))
         lost = [label for label, n, m in zip(source.classes, before, after, strict=False) if n and not m]

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.columns import Growing, Texts, Tuples
+from src import buffers
+from src.buffers import CHUNK, Grown, chunks
+from src.columns import Growing, Texts, Tuples, Values
 from src.data.found import some
 from src.data.places import Places, outside
 from src.data.rows import Rows
@@ -33,7 +35,15 @@ class _Read:
     number: np.ndarray  # (N,) of the row
 
     def only(self, kept: np.ndarray) -> _Read:
-        return _Read(self.rows.only(kept), self.split[kept], self.number[kept])
+        return _Read(self.rows.only(kept), buffers.take(self.split, kept), buffers.take(self.number, kept))
+
+    def parts(self) -> dict[int, np.ndarray]:
+        """The place in SPLITS -> its rows; what comes first in the table is first."""
+        first = np.full(len(SPLITS), 2**62)
+        for part in chunks(len(self.split)):
+            np.minimum.at(first, self.split[part], self.number[part])
+        codes = [code for code in first.argsort().tolist() if first[code] < 2**62]
+        return {code: buffers.where(len(self.split), lambda part, i=code: self.split[part] == i) for code in codes}
 
 
 def collect(
@@ -51,20 +61,19 @@ def collect(
     read = _read(lines, width, columns, labels, rest, place, told)
     lost = list(_lost(root, read.rows, labels))
     told += [(number := int(read.number[i]), why, f"row {number} ({shown})") for i, why, shown in lost]
-    read = read.only(np.setdiff1d(np.arange(len(read.rows)), [i for i, *_ in lost])) if lost else read
+    read = read.only(buffers.without(len(read.rows), [i for i, *_ in lost])) if lost else read
     again, repeated = _again(read, told)
-    read = read.only(np.setdiff1d(np.arange(len(read.rows)), again)) if again else read
+    read = read.only(buffers.without(len(read.rows), again)) if again else read
     faults: dict[str, list[str]] = defaultdict(list)
     for _, why, where in sorted(told, key=lambda fault: fault[0]):
         faults[why].append(where)
     found = {}
-    for code in dict.fromkeys(read.split[read.number.argsort()].tolist()):
-        mine = np.flatnonzero(read.split == code)
+    for code, mine in read.parts().items():
         mine = mine[read.number[mine].argsort()] if "time" in columns else mine  # which decides between equal times
         all_as_they_are = len(mine) == len(read.rows) and "time" not in columns
         found[SPLITS[code]] = read.rows if all_as_they_are else read.rows.only(mine)
         if code == SPLITS.index("test") and found["test"].labelled:
-            pairs = zip(read.number[mine].tolist(), found["test"].cells, strict=True)
+            pairs = zip(Values(read.number, False).take(mine), found["test"].cells, strict=True)
             half = sorted(number for number, cells in pairs if labels.fault(cells))
             faults |= {"no target, but others of test have one": [f"row {number}" for number in half]} if half else {}
     notes = [f"Left out {len(repeated)} row(s) of {file.name} that repeat another: {some(repeated)}."]
@@ -81,7 +90,8 @@ def _read(
     told: list[_Fault],
 ) -> _Read:
     paths, cells, groups = Growing(), Growing(), Growing()
-    splits, numbers = array("b"), array("q")
+    kept = Grown(), Grown()
+    splits, numbers = array("b"), array("q")  # that are not in `kept` yet
     [at], targets, [split_at] = columns["path"], columns.get("target", ()), columns.get("split", [None])
     [bundle] = columns.get("group") or columns.get("time") or [None]
     label = lru_cache(MEMO)(lambda said: _label(said, labels))
@@ -103,12 +113,16 @@ def _read(
         cells.add(*target)
         splits.append(SPLITS.index(name))
         numbers.append(number)
+        if len(numbers) == CHUNK:
+            kept[0].drain(splits)
+            kept[1].drain(numbers)
         if group is not None:
             groups.add(group)
     rows = Rows(paths.done(), cells.done(Tuples), () if bundle is None else groups.done())
-    found = _Read(rows, np.frombuffer(splits, np.int8), np.frombuffer(numbers, np.int64))
-    order = rows.paths.order()
-    return found if (order == np.arange(len(order))).all() else found.only(order)
+    kept[0].drain(splits)
+    kept[1].drain(numbers)
+    found = _Read(rows, kept[0].done(), kept[1].done())
+    return found if rows.paths.in_order() else found.only(rows.paths.order())
 
 
 def _label(said: Cells, labels: Labels) -> tuple[Cells, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.buffers import chunks
 from src.columns import SEPARATOR, Growing, Texts, Tuples, take
 from src.labels import Cells
 
@@ -30,15 +31,14 @@ class Rows:
     @property
     def labelled(self) -> bool:
         """Whether any of them is."""
-        return bool((self.cells.data != SEPARATOR[0]).any())
+        return any((self.cells.data[part] != SEPARATOR[0]).any() for part in chunks(len(self.cells.data)))
 
     def only(self, kept: np.ndarray) -> Rows:
         return Rows(self.paths.take(kept), self.cells.take(kept), take(self.groups, kept))
 
     def in_order(self) -> Rows:
         """By their paths."""
-        order = self.paths.order()
-        return self if (order == np.arange(len(order))).all() else self.only(order)
+        return self if self.paths.in_order() else self.only(self.paths.order())
 
 
 class Gathered:
@@ -54,7 +54,7 @@ class Gathered:
             self.groups.add(item.group)
 
     def rows(self) -> Rows:
-        return Rows(self.paths.done(), self.cells.done(Tuples), self.groups.done() if len(self.groups.ends) > 1 else ())
+        return Rows(self.paths.done(), self.cells.done(Tuples), self.groups.done() if len(self.groups) else ())
 
 
 def gathered(items: Iterable[Item] | Rows) -> Rows:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-
-from src.columns import CHUNK
+from src import buffers
 from src.contracts import ConfigError, DataError, Root, Source
 from src.data.images import probe
+
+HASHED = 10_000  # rows that go into a fingerprint at a time, which depends on it
 
 
 def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int = 100_000) -> Source:
@@ -65,8 +65,8 @@ def fingerprint(source: Source, limit: int = 100_000) -> str:
     digest = hashlib.sha256(repr((source.classes, sorted(source.splits))).encode())
     for name in sorted(source.splits):
         for rows in (source.splits[name].paths, source.splits[name].targets):
-            for i in range(0, len(rows), CHUNK):
-                digest.update(repr(tuple(rows[i : i + CHUNK])).encode())  # repr escapes names that are not UTF-8
+            for i in range(0, len(rows), HASHED):
+                digest.update(repr(tuple(rows[i : i + HASHED])).encode())  # repr escapes names that are not UTF-8
     sizes = [stat(source.root, source.splits[name].paths[i])[0] for name, i in places(source, limit)]
     digest.update(repr(sizes).encode())
     return digest.hexdigest()
@@ -129,7 +129,7 @@ def _remember(file: Path, bad: dict[str, str]) -> None:
 def _without(source: Source, bad: dict[str, str]) -> Source:
     splits = {}
     for name, split in source.splits.items():
-        kept = np.flatnonzero([path not in bad for path in split.paths])
+        kept = buffers.without(len(split), (i for i, path in enumerate(split.paths) if path in bad))
         if not len(kept):
             raise DataError(
                 f"data.bad_images=skip: none of the {len(split)} images of {name} can be decoded:\n"

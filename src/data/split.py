@@ -9,6 +9,7 @@ from itertools import repeat
 
 import numpy as np
 
+from src import buffers
 from src.columns import column, texts
 from src.contracts import DataError, Root, Source, Split
 from src.data.rows import Item, Rows, gathered
@@ -90,7 +91,7 @@ def _encoded(rows: Mapping[str, Rows], labels: Labels, classes: tuple[str, ...],
 def _numbered(splits: Mapping[str, Split]) -> dict[str, Split]:
     """Groups by numbers in the order in which they come."""
     known: dict[int, int] = {}
-    told = {name: [known.setdefault(g, len(known)) for g in split.groups] for name, split in splits.items()}
+    told = {name: column(known.setdefault(g, len(known)) for g in split.groups) for name, split in splits.items()}
     return {name: replace(split, groups=told[name]) for name, split in splits.items()}
 
 
@@ -125,7 +126,7 @@ def _divide(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
         fractions = {"val": how.val_size, "test": how.test_size} if whole == UNDIVIDED else {"val": how.val_size}
         items = splits.pop(whole)
         apart = _apart(items, labels, splits)
-        splits |= _parts(items, _cut(items, labels, fractions, seed, apart=apart))
+        splits |= _parts(items, _cut(items, labels, fractions, seed, apart=apart), ["train", *fractions])
         if "val" not in splits:
             raise DataError(
                 f"val_size={how.val_size:g}: there is no val split, and none could be cut out of {len(items)} images. "
@@ -140,12 +141,10 @@ def _divide(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
     return splits, notes
 
 
-def _parts(items: Split, names: Sequence[str]) -> dict[str, Split]:
-    """names: of the part of each image."""
-    places = {
-        name: np.flatnonzero(np.fromiter((n == name for n in names), bool, len(names))) for name in dict.fromkeys(names)
-    }
-    return {name: items.only(kept) for name, kept in places.items()}
+def _parts(items: Split, codes: np.ndarray, names: Sequence[str]) -> dict[str, Split]:
+    """codes: the place in `names` of the part of each image. -> those that have any."""
+    places = {name: buffers.where(len(items), lambda part, i=i: codes[part] == i) for i, name in enumerate(names)}
+    return {name: items.only(kept) for name, kept in places.items() if len(kept)}
 
 
 def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], str]:
@@ -156,11 +155,9 @@ def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
     for other in others:
         first = first.joined(other)
     items = first.only(texts(first.paths).order())
-    names = [f"{i}" for i in range(how.folds)]
-    fractions = dict.fromkeys(names[1:], 1 / how.folds)
-    answers = _cut(items, labels, fractions, how.split_seed, exact=True, apart=_apart(items, labels, test))
-    held = str(how.fold or "train")
-    divided = _parts(items, ["val" if name == held else "train" for name in answers])
+    fractions = {f"{i}": 1 / how.folds for i in range(1, how.folds)}
+    folds = _cut(items, labels, fractions, how.split_seed, exact=True, apart=_apart(items, labels, test))
+    divided = _parts(items, folds == how.fold, ["train", "val"])
     if len(divided) < 2:
         raise DataError(
             f"data.fold={how.fold} data.folds={how.folds}: this fold of {len(items)} images is empty.\n"
@@ -183,16 +180,18 @@ def _cut(
     seed: int,
     exact: bool = False,
     apart: bool = False,
-) -> list[str]:
+) -> np.ndarray:
+    """-> (N,) the place in ["train", *fractions]."""
     if apart:
         classes = sorted(set(items.targets))
-        part = dict(zip(classes, stratified([0] * len(classes), fractions, seed), strict=True))
-        return [part[target] for target in items.targets]
+        part = dict(zip(classes, stratified([0] * len(classes), fractions, seed).tolist(), strict=True))
+        return np.fromiter((part[target] for target in items.targets), np.int8, len(items))
     strata = labels.strata(items.targets)
     if isinstance(strata, np.ndarray) and not items.groups and not exact:
         return stratified(strata, fractions, seed)
     strata = [(stratum,) for stratum in strata.tolist()] if isinstance(strata, np.ndarray) else strata
-    return assigned(strata, fractions, seed, items.groups or None)
+    names = ["train", *fractions]
+    return np.array([names.index(name) for name in assigned(strata, fractions, seed, items.groups or None)], np.int8)
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:

@@ -8,32 +8,40 @@ from typing import Any
 
 import numpy as np
 
+from src import buffers
+from src.buffers import chunks
 from src.contracts import ConfigError
 
 
-def stratified(targets: Sequence | np.ndarray, fractions: Mapping[str, float], seed: int) -> list[str]:
-    """-> for each item "train" or a name of `fractions`; a function of the order of `targets` and the seed alone.
+def stratified(targets: Sequence | np.ndarray, fractions: Mapping[str, float], seed: int) -> np.ndarray:
+    """-> (N,) the place in ["train", *fractions] of each item's part; a function of the order of `targets` and the seed
+    alone.
 
     Of a class with n images, each name gets round(n * fraction), but at least 1; train always keeps 1. A class too
     small for that serves train first, then the names in their order.
     """
     _refuse(fractions)
-    fractions = {name: part for name, part in fractions.items() if part > 0}
-    names, known = ["train", *fractions], {}
-    if isinstance(targets, np.ndarray):
-        codes = np.unique(targets, return_inverse=True)[1]
-    else:
-        codes = np.fromiter((known.setdefault(target, len(known)) for target in targets), np.int64, len(targets))
-    order = np.random.default_rng(seed).permutation(len(targets))
-    order = order[codes[order].argsort(kind="stable")]  # by class, and in each by chance
-    answer, start = np.zeros(len(targets), np.int8), 0
-    for n in np.bincount(codes).tolist():
-        low = start
-        for name, count in reversed(_counts(n, fractions).items()):
-            answer[order[low : low + count]] = names.index(name)
-            low += count
-        start += n
-    return [names[i] for i in answer.tolist()]
+    used, n, known = [name for name, part in fractions.items() if part > 0], len(targets), {}
+    if not isinstance(targets, np.ndarray):
+        targets = np.fromiter((known.setdefault(target, len(known)) for target in targets), np.int64, n)
+    classes = np.unique(np.concatenate([targets[:0], *(np.unique(targets[part]) for part in chunks(n))]))
+    order, sizes, seen = buffers.empty(n, np.int64), *np.zeros((2, len(classes)), np.int64)
+    for part in chunks(n):
+        order[part] = np.arange(part.start, part.stop)
+        np.add.at(sizes, classes.searchsorted(targets[part]), 1)
+    np.random.default_rng(seed).shuffle(order)  # as `permutation` does, whose array would be memory
+    counts = [_counts(size, {name: fractions[name] for name in used}) for size in sizes.tolist()]
+    ends = np.array([[count[name] for name in reversed(used)] for count in counts]).reshape(len(classes), len(used))
+    ends, codes = ends.cumsum(1), np.array([*(1 + list(fractions).index(name) for name in reversed(used)), 0], np.int8)
+    answer = buffers.empty(n, np.int8)
+    for part in chunks(n):
+        mine = classes.searchsorted(targets[order[part]])
+        by = mine.argsort(kind="stable")
+        place = seen[mine]  # among those of its class, by chance
+        place[by] += np.arange(len(by)) - mine[by].searchsorted(mine[by])
+        answer[order[part]] = codes[(place[:, None] >= ends[mine]).sum(1)]
+        np.add.at(seen, mine, 1)
+    return answer
 
 
 def assigned(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from src import tables
+from src import buffers, tables
 from src.contracts import LEFT, SUSPECTS, Source
 
 
@@ -15,7 +15,7 @@ def without_suspects(source: Source, run: Path, policy: str) -> Source:
         return source
     file, train = run / SUSPECTS, source.splits["train"]
     gone = {row["path"] for row in tables.read(file) if row.get(LEFT) == "yes"} if file.is_file() else set()
-    kept = [i for i, path in enumerate(train.paths) if path not in gone]
+    kept = buffers.without(len(train), (i for i, path in enumerate(train.paths) if path in gone))
     if len(kept) == len(train):
         told = "data.suspects=drop: no training image is left out: the probe is not sure that many labels are wrong"
         return replace(source, notes=(*source.notes, told))

@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from src.columns import CHUNK, texts
+from src.buffers import CHUNK
+from src.columns import texts
 from src.contracts import ConfigError, DataError, Source
 from src.data import parquet
 from src.data.collect import collect
