@@ -79,6 +79,16 @@ class Report:
         return out.getvalue()
 
 
+def seedless(new: repeat.Table, old: repeat.Table, monitor: str) -> bool:
+    """Whether two seeds or more have led both to one and the same value, on val and test."""
+    found = [[*side[key].values()] for side in (new, old) for key in _shown(new, old, monitor)]
+    return bool(found) and all(len(values) > 1 and len(set(values)) == 1 for values in found)
+
+
+def _shown(new: repeat.Table, old: repeat.Table, monitor: str) -> list[str]:
+    return [key for key in (monitor, monitor.replace("val/", "test/")) if key in new and key in old]
+
+
 def verdict(new: repeat.Table, old: repeat.Table, monitor: tuple[str, str]) -> str:
     """Whether the search was worth it, by seeds that it has not seen."""
     name, mode = monitor
@@ -86,7 +96,13 @@ def verdict(new: repeat.Table, old: repeat.Table, monitor: tuple[str, str]) -> s
         name.replace("val/", "test/"),
         [f"{'':24} {'the best trial':20} {'the default':20} difference, seed by seed"],
     )
-    for key in (key for key in (name, test) if key in new and key in old):
+    if seedless(new, old, name):
+        first = [{key: next(iter(side[key].values())) for key in _shown(new, old, name)} for side in (new, old)]
+        lines = [f"{'':24} {'the best trial':20} {'the default':20} difference"]
+        lines += [f"{k:24} {a:<20.4f} {first[1][k]:<20.4f} {a - first[1][k]:+.4f}" for k, a in first[0].items()]
+        told = f"{len(new[name])} seeds give the same: the result does not depend on the seed."
+        return "\n".join([*lines, told, "Whether a difference is chance, the images tell: python -m src.compare."])
+    for key in _shown(new, old, name):
         change, half, n = few.paired(new[key], old[key])
         row = (few.told(*few.interval([*side[key].values()])) for side in (new, old))
         lines.append(f"{key:24} " + " ".join(f"{cell:20}" for cell in row) + f" {change:+.4f} ± {half:.4f} ({n} seeds)")
