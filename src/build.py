@@ -144,12 +144,14 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
-    r.loaders.refuse_too_few()
+    if fits := bool({"fit", "find_lr"} & {*cfg["stages"], *home.state()["done"]}):
+        r.loaders.refuse_too_few()
     robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
     combined.refuse(cfg, trial, r.task)
     tried(trial.stepper, trial.groups)
+    of_fit = (*r.loaders.notes, *getattr(trial.loss, "notes", ())) if fits else ()
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
@@ -159,8 +161,8 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             card(r),
             network,
             r.spec,
-            [*notes, *r.loaders.notes, *getattr(trial.loss, "notes", ())],
-            trial,
+            [*notes, *of_fit],
+            trial.groups if fits else [],
             cfg,
         )
     return r

@@ -113,15 +113,16 @@ def refuse_noiseless(r: Run, words: Mapping[str, Any], given: Collection[str], p
 
 
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is worth asking the frozen network: what the user has not said, of images that can tell."""
-    asked = [] if "data.flip" in given else ["mirror"]
+    """What is worth asking the frozen network: what the user has not said and the run needs, of images that tell."""
+    alone = words["recipe"] == "probe"  # nothing is trained, or augmented
+    asked = [] if alone or "data.flip" in given else ["mirror"]
     rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
     asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
-    upright = r.task.target == "class" and not r.task.geometric
-    asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
+    free = not alone and not {"augment", "data.colour"} & set(given)
+    asked += ["turn"] if free and r.task.target == "class" and not r.task.geometric else []
     varied = r.audit.each >= VARIED and r.spec.channels in (1, 3)  # TrivialAugment changes their colours
     asked += ["bend"] if "turn" in asked and varied else []
-    asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
+    asked += ["grey"] if free and r.spec.channels == 3 else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
     return tuple(asked)
