@@ -17,7 +17,7 @@ from src.build import NOISELESS, card, prepare
 from src.check import configs
 from src.check.kinds import seconds
 from src.contracts import ConfigError, Run
-from src.data.audit import counts
+from src.data.audit import audit
 from src.data.suspects import without_suspects
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
@@ -43,7 +43,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     share = left / 4 / len(chosen) if left else None
     asked: list[tuple[Run, Probed | None, Pace | None]] = []
     for (r, _), own in zip(chosen, homes, strict=True):
-        asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
+        r, probed, speed = ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None)
+        asked.append((learnt(r, probed), probed, speed))
     spent, cfgs = time.monotonic() - began, []
     for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
         budget, tested = None, len(r.source.splits.get("test", ()))
@@ -132,14 +133,20 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
     return bool(cfg["init_from"] or cfg["model"].get("weights") or cfg["model"].get("pretrained", True))
 
 
+def learnt(r: Run, probed: Probed | None) -> Run:
+    """The run on what is learnt: without the images that the probe has just found to be labelled wrongly."""
+    if not (probed and probed.wrong):
+        return r
+    source = without_suspects(r.source, r.home.path, "drop")
+    return replace(r, source=source, audit=audit(source, r.cfg["data"]["scan_limit"]))
+
+
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
-    """Of the images that are learnt: without those that the probe has just found to be labelled wrongly."""
     network = r.network()
-    learnt = without_suspects(r.source, r.home.path, "drop" if probed and probed.wrong else "keep")
     return Facts(
-        images=len(learnt.splits["train"]),
-        val=len(learnt.splits["val"]),
-        counts=counts(learnt),
+        images=len(r.source.splits["train"]),
+        val=len(r.source.splits["val"]),
+        counts=r.audit.counts,
         size=r.spec.size[0],
         channels=r.spec.channels,
         family=network.family,

@@ -333,6 +333,8 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(run, "config.yaml")["data"]["suspects"] == "drop"
     assert "are not learnt |" in (run / "recipe.md").read_text()
     assert found(run, "run.json")["images"]["train"] == 96 - len(left)
+    card = (run / "recipe.md").read_text().partition("## The images")[2].partition("## Decided")[0].split("\n- ")[1:]
+    assert len(card) == 3 and all(f"         {line.strip()}\n" in zygote.screen for line in card), "two cards"
     assert not [path for path in left if path in (run / "split.csv").read_text()]
     assert found(run, "metrics.json")["test/acc"] > 0.9
     for said in ("not learnt", "of the training labels are wrong", "of the labels of val are wrong: its metrics are"):
