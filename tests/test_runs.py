@@ -162,7 +162,7 @@ def test_data_that_cannot_be_used_exit_with_3(zygote, small, shapes, tmp_path):
     before = sorted((tmp_path / "logs").rglob("*"))
     for more in ((), (f"paths.logs={tmp_path / 'new' / 'logs'}",), (f"run_dir={tmp_path / 'new' / 'run'}",)):
         assert zygote.run(*words, f"data.root={tmp_path / 'nowhere'}", *more) == 3
-    assert sorted((tmp_path / "logs").rglob("*")) == before and not (tmp_path / "new").exists(), "a mistake left a trace"
+    assert sorted((tmp_path / "logs").rglob("*")) == before and not (tmp_path / "new").exists(), "there is a trace"
 
 
 def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch):
