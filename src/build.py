@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,18 +108,23 @@ def equipped(
 
 
 def fork(
-    r: Run, said: dict[str, Any], name: str, rate: float = 1.0, epochs: int | None = None, whole: bool = False
+    r: Run,
+    said: dict[str, Any],
+    name: str,
+    rate: float = 1.0,
+    epochs: int | None = None,
+    whole: Sequence[int] | None = None,
 ) -> Run:
     """The same run with checkpoints of its own, below those of `r`: at `rate` times the learning rate; only the first
-    `epochs` of the schedule; on train and val together, where nothing can be validated."""
+    `epochs` of the schedule; on train and these images of val together, where nothing can be validated."""
     place, source = r.checkpoints / name, r.source
     cfg = folder.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
     cfg["logger"], cfg["callbacks"] = {}, cfg.get("callbacks") or {}
     cfg["optimizer"]["lr"] *= rate
     if epochs:
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
-    if whole:
-        both = source.splits["train"].joined(source.splits["val"])
+    if whole is not None:
+        both = source.splits["train"].joined(source.splits["val"].only(whole))
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric

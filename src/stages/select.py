@@ -7,7 +7,7 @@ from safetensors.torch import save
 
 from src import folder, world
 from src.contracts import Run
-from src.stages import probe
+from src.stages import doubts, probe
 from src.stages.candidates import Candidate, candidates, epoch, file_of, parts, restored
 from src.stages.predict import measure, table, tuned
 from src.stats import gain, metric
@@ -83,7 +83,11 @@ def _ship(run: Run, chosen: Candidate) -> None:
     name, _, mirror = parts(chosen.name)
     network = restored(run, name)
     solve = chosen.final if run.cfg["refit"] != "none" and len(chosen.target) else None
-    head = solve() if solve else chosen.head
+    kept = doubts.right(run, chosen.logits, chosen.target)
+    if not kept.all() and run.cfg["refit"] != "none":
+        wrong = f"{int((~kept).sum())} of the {len(kept)} images of val"
+        print(f"select: {wrong} are not learnt, now that it has chosen: their labels are rather wrong than right")
+    head = solve(kept) if solve else chosen.head
     network.mirror = mirror
     if head:
         network.answer(*head, mirror=mirror)
