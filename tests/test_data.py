@@ -303,6 +303,10 @@ def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without
     monkeypatch.setattr("src.data.split.COMPARED", 29)
     told = folder(root).notes
     assert any("Of more than 29 images equal files are not looked for" in note for note in told)
+    for path in tree(tmp_path / "same", "a*4", "b*4").glob("*/*"):
+        path.write_bytes((root / "a/0.png").read_bytes())
+    with pytest.raises(DataError, match="7 of them are copies of others"):
+        folder(tmp_path / "same")
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 2}])

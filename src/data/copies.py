@@ -15,7 +15,7 @@ PIECE = 4096  # bytes from the middle, where the headers that images of one kind
 
 
 def equal(files: Sequence[File]) -> list[list[int]]:
-    """Groups of equal files, by their numbers. One that cannot be read equals none."""
+    """Groups of equal files, by their numbers. One that is empty, or cannot be read, equals none."""
     groups = [list(range(len(files)))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
         for look in (_size, _piece, sha256):
@@ -28,13 +28,13 @@ def equal(files: Sequence[File]) -> list[list[int]]:
     return groups
 
 
-def _size(file: File) -> int:
-    return file.stat().st_size
+def _size(file: File) -> int | None:
+    return file.stat().st_size or None
 
 
 def _piece(file: File) -> bytes:
     with file.open("rb") as stream:
-        stream.seek(max(_size(file) - PIECE, 0) // 2)
+        stream.seek(max(file.stat().st_size - PIECE, 0) // 2)
         return stream.read(PIECE)
 
 

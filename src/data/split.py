@@ -132,7 +132,7 @@ def _divide(root: Root, splits: dict[str, Split], labels: Labels, how: Division)
         if "val" not in splits:
             raise DataError(
                 f"val_size={how.val_size:g}: there is no val split, and none could be cut out of {len(items)} images. "
-                "Set data.val_size to a part of train (0.15), add images, or bring a val split."
+                + " ".join([*told, "Set data.val_size to a part of train (0.15), add images, or bring a val split."])
             )
         given = "No splits were given" if whole == UNDIVIDED else "There is no val split"
         together = ", groups kept together," if items.groups else " per class"
