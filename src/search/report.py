@@ -92,16 +92,13 @@ def _shown(new: repeat.Table, old: repeat.Table, monitor: str) -> list[str]:
 def verdict(new: repeat.Table, old: repeat.Table, monitor: tuple[str, str]) -> str:
     """Whether the search was worth it, by seeds that it has not seen."""
     name, mode = monitor
-    test, lines = (
-        name.replace("val/", "test/"),
-        [f"{'':24} {'the best trial':20} {'the default':20} difference, seed by seed"],
-    )
+    head = f"{'':24} {'the best trial':20} {'the default':20} difference"
     if seedless(new, old, name):
-        first = [{key: next(iter(side[key].values())) for key in _shown(new, old, name)} for side in (new, old)]
-        lines = [f"{'':24} {'the best trial':20} {'the default':20} difference"]
-        lines += [f"{k:24} {a:<20.4f} {first[1][k]:<20.4f} {a - first[1][k]:+.4f}" for k, a in first[0].items()]
+        values = [(key, *(next(iter(side[key].values())) for side in (new, old))) for key in _shown(new, old, name)]
+        lines = [head, *(f"{key:24} {mine:<20.4f} {its:<20.4f} {mine - its:+.4f}" for key, mine, its in values)]
         told = f"{len(new[name])} seeds give the same: the result does not depend on the seed."
         return "\n".join([*lines, told, "Whether a difference is chance, the images tell: python -m src.compare."])
+    test, lines = name.replace("val/", "test/"), [f"{head}, seed by seed"]
     for key in _shown(new, old, name):
         change, half, n = few.paired(new[key], old[key])
         row = (few.told(*few.interval([*side[key].values()])) for side in (new, old))
