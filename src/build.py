@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -109,18 +110,23 @@ def equipped(
 
 
 def fork(
-    r: Run, said: dict[str, Any], name: str, rate: float = 1.0, epochs: int | None = None, whole: bool = False
+    r: Run,
+    said: dict[str, Any],
+    name: str,
+    rate: float = 1.0,
+    epochs: int | None = None,
+    whole: Sequence[int] | None = None,
 ) -> Run:
     """The same run with checkpoints of its own, below those of `r`: at `rate` times the learning rate; only the first
-    `epochs` of the schedule; on train and val together, where nothing can be validated."""
+    `epochs` of the schedule; on train and these images of val together, where nothing can be validated."""
     place, source = r.checkpoints / name, r.source
     cfg = folder.moved(copy.deepcopy(dict(r.cfg)), str(r.checkpoints), str(place))
     cfg["logger"], cfg["callbacks"] = {}, cfg.get("callbacks") or {}
     cfg["optimizer"]["lr"] *= rate
     if epochs:
         cfg["callbacks"]["pause"] = {"_target_": "src.callbacks.pause.Pause", "epochs": epochs}
-    if whole:
-        both = source.splits["train"].joined(source.splits["val"])
+    if whole is not None:
+        both = source.splits["train"].joined(source.splits["val"].only(whole))
         source = replace(source, splits={**source.splits, "train": both})
         cfg["trainer"]["limit_val_batches"] = 0
         cfg["callbacks"] = {k: v for k, v in cfg["callbacks"].items() if "mode" not in v}  # those go by a val metric
@@ -151,12 +157,14 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
-    r.loaders.refuse_too_few()
+    if fits := bool({"fit", "find_lr"} & {*cfg["stages"], *home.state()["done"]}):
+        r.loaders.refuse_too_few()
     robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
     combined.refuse(cfg, trial, r.task)
     tried(trial.stepper, trial.groups)
+    of_fit = (*r.loaders.notes, *getattr(trial.loss, "notes", ())) if fits else ()
     if r.leader:
         folder.write(home.path / "split.csv", split_table(r.source))
         home.update(images={name: len(split) for name, split in r.source.splits.items()})
@@ -166,8 +174,8 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
             card(r),
             network,
             r.spec,
-            [*notes, *r.loaders.notes, *getattr(trial.loss, "notes", ())],
-            trial,
+            [*notes, *of_fit],
+            trial.groups if fits else [],
             cfg,
         )
     return r

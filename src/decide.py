@@ -17,7 +17,7 @@ from src.build import NOISELESS, card, prepare
 from src.check import configs
 from src.check.kinds import seconds
 from src.contracts import ConfigError, Run
-from src.data.audit import counts
+from src.data.audit import audit
 from src.data.suspects import without_suspects
 from src.factory import make
 from src.facts import Budget, Facts, Probed, Ranked
@@ -43,7 +43,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     share = left / 4 / len(chosen) if left else None
     asked: list[tuple[Run, Probed | None, Pace | None]] = []
     for (r, _), own in zip(chosen, homes, strict=True):
-        asked.append(ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None))
+        r, probed, speed = ask(replace(r, home=own), words, given, device, share, asked[0][1] if asked else None)
+        asked.append((learnt(r, probed), probed, speed))
     spent, cfgs = time.monotonic() - began, []
     for i, ((_, row), (r, probed, speed)) in enumerate(zip(chosen, asked, strict=True)):
         budget, tested = None, len(r.source.splits.get("test", ()))
@@ -113,15 +114,16 @@ def refuse_noiseless(r: Run, words: Mapping[str, Any], given: Collection[str], p
 
 
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is worth asking the frozen network: what the user has not said, of images that can tell."""
-    asked = [] if "data.flip" in given else ["mirror"]
+    """What is worth asking the frozen network: what the user has not said and the run needs, of images that tell."""
+    alone = words["recipe"] == "probe"  # nothing is trained, or augmented
+    asked = [] if alone or "data.flip" in given else ["mirror"]
     rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
     asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
-    upright = r.task.target == "class" and not r.task.geometric
-    asked += ["turn"] if upright and not {"augment", "data.colour"} & set(given) else []
+    free = not alone and not {"augment", "data.colour"} & set(given)
+    asked += ["turn"] if free and r.task.target == "class" and not r.task.geometric else []
     varied = r.audit.each >= VARIED and r.spec.channels in (1, 3)  # TrivialAugment changes their colours
     asked += ["bend"] if "turn" in asked and varied else []
-    asked += ["grey"] if r.spec.channels == 3 and not {"augment", "data.colour"} & set(given) else []
+    asked += ["grey"] if free and r.spec.channels == 3 else []
     narrow, _, wide = r.audit.aspect or (1.0, 1.0, 1.0)
     asked += ["resize"] if not r.task.dense and "data.resize" not in given and (narrow < 0.9 or wide > 1.1) else []
     return tuple(asked)
@@ -131,14 +133,20 @@ def pretrained(cfg: Mapping[str, Any]) -> bool:
     return bool(cfg["init_from"] or cfg["model"].get("weights") or cfg["model"].get("pretrained", True))
 
 
+def learnt(r: Run, probed: Probed | None) -> Run:
+    """The run on what is learnt: without the images that the probe has just found to be labelled wrongly."""
+    if not (probed and probed.wrong):
+        return r
+    source = without_suspects(r.source, r.home.path, "drop")
+    return replace(r, source=source, audit=audit(source, r.cfg["data"]["scan_limit"]))
+
+
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
-    """Of the images that are learnt: without those that the probe has just found to be labelled wrongly."""
     network = r.network()
-    learnt = without_suspects(r.source, r.home.path, "drop" if probed and probed.wrong else "keep")
     return Facts(
-        images=len(learnt.splits["train"]),
-        val=len(learnt.splits["val"]),
-        counts=counts(learnt),
+        images=len(r.source.splits["train"]),
+        val=len(r.source.splits["val"]),
+        counts=r.audit.counts,
         size=r.spec.size[0],
         channels=r.spec.channels,
         family=network.family,

@@ -104,9 +104,9 @@ def measured(metrics: Mapping[str, Any]) -> list[str]:
 class RunFolder:
     """One run's folder. Only rank 0 writes; the state is read back by whoever resumes."""
 
-    def __init__(self, path: Path, made: bool = False):
+    def __init__(self, path: Path, made: tuple[Path, ...] = ()):
         self.locked = False
-        self.path, self.made = path, made  # made: new, and named by this process
+        self.path, self.made = path, made  # made: what is new, itself and the folders above it; (): it was there
         self.config = path / "config.yaml"
         self._state = path / "run.json"
 

@@ -9,6 +9,7 @@ import torch
 MOST = 3e5  # images × classes that the share is fitted on
 MANY = 0.15  # share of wrong labels that is acted on (in clean sets up to 0.13 are seen), where it is more than none
 SURE = 3.0  # by so many standard errors
+LIKELY = 1.64  # of val, where those of train are known to be wrong: one-sided 95 %, since val is from the same hands
 
 
 def mixture(logits: torch.Tensor, target: torch.Tensor) -> tuple[float, float, float, torch.Tensor]:

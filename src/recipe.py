@@ -63,7 +63,8 @@ GREY = 0.10  # likewise without colours
 
 def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[Decision]:
     """All decisions in the order of the yaml. Those on `given` keys are left out: the user has decided them."""
-    made = [*_input(facts), *_what(facts, cfg, given), *_finish(facts, cfg)]
+    fitted = [] if probe_alone(facts, cfg) else _what(facts, cfg, given)
+    made = [*_input(facts, cfg), *fitted, *_finish(facts, cfg)]
     return [d for d in made if not _given(d.key, given)]
 
 
@@ -74,7 +75,7 @@ def _given(key: str, given: Collection[str]) -> bool:
     return key in given or any(key.startswith(f"{g}.") for g in chosen)
 
 
-def _input(facts: Facts) -> Iterator[Decision]:
+def _input(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
     if (one := facts.chosen) is not None:
         knn = "" if one.knn is None else f", {100 * one.knn:.1f} % by k-NN"
         beside = f"; fitted side by side with {facts.rivals - 1} more" if facts.rivals > 1 else ""
@@ -93,7 +94,7 @@ def _input(facts: Facts) -> Iterator[Decision]:
         scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
         choice, why = ("squash", "cuts nothing off, and is within two standard errors") if kept else (best, "the best")
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
-    if probed.mirrored is not None:
+    if probed.mirrored is not None and not probe_alone(facts, cfg):
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
         limit = FLIP * (0.25 if facts.geometric else 2.5 if facts.dense else 1)
         flip = 0.5 if luck or probed.mirrored > -limit else 0.0
@@ -111,9 +112,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         possible = math.ceil(seconds / (facts.budget.train * facts.images + facts.budget.predict * facts.val))
         if possible < (epochs or 1):
             epochs, why = max(possible, 1), f"what {seconds:.0f} s of fitting are expected to allow"
-        if not probe_alone(facts, cfg):
-            reason = "what the other stages leave of the budget"
-            yield Decision("callbacks.deadline.seconds", round(seconds, 1), reason)
+        yield Decision("callbacks.deadline.seconds", round(seconds, 1), "what the other stages leave of the budget")
     if not _given("trainer.max_epochs", given):
         yield Decision("trainer.max_epochs", epochs, why)
     size, effective = cfg["data"]["batch_size"], cfg["trainer"].get("effective_batch")
@@ -127,7 +126,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
             size = max(size // facts.ranks, 2)
         yield Decision("data.batch_size", size, why)
     linear = cfg["model"].get("head", "linear") in ("linear", "stages")
-    if facts.probed and linear and not facts.dense and not probe_alone(facts, cfg):
+    if facts.probed and linear and not facts.dense:
         yield Decision("start", "probe", "the head that the probe solved: the fine-tune begins where the probe ends")
     whole = not _given("finetune", given)
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
@@ -156,8 +155,6 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
                 yield Decision(f"augment.{leaf}", cfg["data"][word], f"data.{word} says that the target bears it")
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
-    if facts.device == "gpu" and facts.bf16:
-        yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
 
 
 def _optimizer(
@@ -215,6 +212,8 @@ def _augment(facts: Facts, colour: bool) -> Decision:
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
+    if facts.device == "gpu" and facts.bf16:
+        yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
     if facts.imbalance > RARE and cfg["task"]["monitor"] == "val/acc":
         reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
         yield Decision("task.monitor", "val/balanced_acc", reason)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ def open_home(cfg: DictConfig) -> folder.RunFolder:
         if path is None:
             raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is.")
         return folder.RunFolder(Path(path))
+    wanted = Path(cfg.run_dir or Path(cfg.paths.logs) / cfg.name).absolute()
+    new = [place for place in (wanted, *wanted.parents) if not os.path.exists(place)]
     path = _choose(cfg)
     world.share("run_dir", str(path))
-    return folder.RunFolder(path, made=not cfg.run_dir and not (path / "config.yaml").exists())
+    there = (path == wanted and not new) or (path / "config.yaml").exists()
+    return folder.RunFolder(path, made=() if there else tuple(dict.fromkeys((path, *new))))
 
 
 def absolute(cfg: DictConfig) -> DictConfig:
@@ -80,9 +83,13 @@ def unfinished(runs: Path) -> Path | None:
 
 
 def discard(home: folder.RunFolder) -> None:
-    """Removes a folder that this process made and in which nothing was trained: a mistake leaves nothing behind."""
+    """Removes a folder that this process made and in which nothing was trained, and those above it that it made for it
+    and that are empty: a mistake leaves nothing behind."""
     if home.made and not any(home.path.rglob("checkpoints")):
         shutil.rmtree(home.path, ignore_errors=True)
+        with suppress(OSError):  # another run has come in
+            for above in home.made[1:]:
+                above.rmdir()
 
 
 def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:

@@ -22,20 +22,22 @@ def cards(
     network: Any,
     spec: InputSpec,
     notes: list[str],
-    module: Any,
+    groups: Sequence[dict[str, Any]],
     cfg: dict[str, Any],
 ) -> None:
-    """The run folder, the data, the network, and everything that was decided for the user."""
+    """The run folder, the data, the network, and everything that was decided for the user. groups: those of the
+    optimizer; none where nothing is fitted."""
     total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    rates = sorted({g["lr"] for g in module.groups})
+    rates = sorted({g["lr"] for g in groups})
     name, data = cfg["model"].get("name", cfg["model"]["_target_"]), cfg["data"]
-    rate = f"{rates[0]:.2g}" if len(rates) == 1 else f"{rates[0]:.2g} … {rates[-1]:.2g}"
+    rate = " … ".join(f"{rate:.2g}" for rate in dict.fromkeys((*rates[:1], *rates[-1:])))
+    learnt = f"{trained / 1e6:.2f} M trained, learning rate {rate}" if rates else "none trained"
     print(f"run      {short(home.path)}")
     print(f"data     {source.root}")
     for line in found:
         print(f"         {line}")
-    print(f"network  {name}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, learning rate {rate}")
+    print(f"network  {name}: {total / 1e6:.2f} M parameters, {learnt}")
     print(f"         input {spec.channels}×{spec.size[0]}×{spec.size[1]}, {data['resize']}, {spec.interpolation}")
     for note in (*source.notes, *notes):
         print(f"         {note}")

@@ -20,7 +20,8 @@ with (run / "began.txt").open("a") as stream:
 history = run / "metrics.csv"
 if not history.is_file():
     history.write_text("epoch,step,val/acc\n")
-seed, body = int(words.get("seed", 0)), float(words.get("finetune.body", 0))
+seed = 0 if words.get("recipe") == "probe" else int(words.get("seed", 0))
+body = float(words.get("finetune.body", 0))
 acc = 0.9 - 0.1 * abs(math.log10(lr) + 2) - 0.01 * seed + 0.1 * body
 
 

@@ -194,6 +194,7 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert not (run / "checkpoints").exists() and "fit/updates" not in metrics
     assert metrics["test/acc"] > 0.9
     assert found(run, "run.json")["chosen"] == "probe"
+    assert "none trained" in zygote.screen and "mirror" not in zygote.screen and "updates in" not in zygote.screen
 
 
 def test_a_recipe_without_a_probe_asks_the_network_nothing(auto, zygote, shapes, tmp_path):
@@ -337,7 +338,8 @@ def quarters(root, wrong: int):
 
 def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     root, run = quarters(tmp_path / "images", 6), tmp_path / "run"
-    assert zygote.run(*words(root, auto, f"run_dir={run}", "recipe=probe")) == 0, zygote.screen
+    fitted = ("trainer.max_epochs=2", "select=ema+closing")
+    assert zygote.run(*words(root, auto, f"run_dir={run}", *fitted)) == 0, zygote.screen
     rows = list(csv.DictReader((run / "suspects.csv").read_text().splitlines()))
     left = {row["path"] for row in rows if row["left out"] == "yes"}
     right = {path for path in left if "abcd".index(path.split("/")[1]) == int(path.split("/")[2][0])}
@@ -345,10 +347,15 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     assert found(run, "config.yaml")["data"]["suspects"] == "drop"
     assert "are not learnt |" in (run / "recipe.md").read_text()
     assert found(run, "run.json")["images"]["train"] == 96 - len(left)
+    card = (run / "recipe.md").read_text().partition("## The images")[2].partition("## Decided")[0].split("\n- ")[1:]
+    assert len(card) == 3 and all(f"         {line.strip()}\n" in zygote.screen for line in card), "two cards"
     assert not [path for path in left if path in (run / "split.csv").read_text()]
     assert found(run, "metrics.json")["test/acc"] > 0.9
     for said in ("not learnt", "of the training labels are wrong", "of the labels of val are wrong: its metrics are"):
         assert said in (run / "report" / "index.html").read_text(), said
+    gone = int(re.findall(r"select: (\d+) of the 48 images of val are not learnt", zygote.screen)[0])
+    updates = 2 * -(-(96 - len(left) + 48 - gone) // 8)
+    assert 9 <= gone <= 14 and found(run, "metrics.json")["refit/updates"] == updates, "12 labels of val are wrong"
     kept = tmp_path / "kept"
     assert zygote.run(*words(root, auto, f"run_dir={kept}", "recipe=probe", "data.suspects=keep")) == 0, zygote.screen
     assert found(kept, "run.json")["images"]["train"] == 96 and "of val are wrong" not in zygote.screen

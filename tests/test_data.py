@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
 import os
 import pickle
 import random
+import shutil
 import unicodedata
 import warnings
 from collections import Counter
@@ -45,16 +47,22 @@ def picture(path: Path, colour=(200, 30, 40), size=(8, 6), mode="RGB", **options
 
 
 def tree(root: Path, *paths: str) -> Path:
-    """Small images; a path such as train/cat*3 stands for train/cat/0.png to 2.png."""
+    """Small images, no two of which are equal; a path such as train/cat*3 stands for train/cat/0.png to 2.png."""
     for path in paths:
         name, _, count = path.partition("*")
         for file in [f"{name}/{i}.png" for i in range(int(count))] if count else [path]:
-            picture(root / file, size=(2, 2))
+            colour = hashlib.sha256(file.encode()).digest()
+            picture(root / file, tuple(colour[:3]), size=(2, 2))
     return root
 
 
 def splits(source: Source) -> dict[str, int]:
     return {name: len(split) for name, split in source.splits.items()}
+
+
+def parts_of(source: Source) -> dict[str, str]:
+    """path -> split"""
+    return {path: name for name, split in source.splits.items() for path in split.paths}
 
 
 def labels(source: Source) -> dict[str, str]:
@@ -285,6 +293,30 @@ def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in
     told = stratified([None] * 20, {"val": 0.2, "test": 0.2}, seed=0)
     assert "".join("rae"[i] for i in told) == "rreaererrrrararrarre"
     assert rng.permutation(10, 0, "order", 3).tolist() == [9, 1, 5, 8, 0, 7, 6, 4, 3, 2]
+
+
+def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without_them(tmp_path, monkeypatch):
+    root, copies = tree(tmp_path, "a*12", "b*12"), [f"{name}/{i}.png" for name in "ab" for i in (20, 21, 22)]
+    plain, names = folder(root), stratified([0] * 12 + [1] * 12, {"val": 0.15, "test": 0.15}, seed=0)
+    paths = sorted(f"{c}/{i}.png" for c in "ab" for i in range(12))
+    assert parts_of(plain) == dict(zip(paths, names, strict=True))
+    assert not any("copies" in note for note in plain.notes)
+    for path in copies:
+        shutil.copy(root / "a/0.png", root / path)  # three of them under another label
+    for how in [{"split_seed": i} for i in range(4)] + [{"fold": i, "folds": 3} for i in range(3)]:
+        source = folder(root, **how)
+        where = parts_of(source)
+        assert len(where) == 30 and {where[path] for path in copies} == {where["a/0.png"]}, how
+        assert any("6 of them are copies of others" in note for note in source.notes)
+        assert not source.splits["train"].groups, "what is held out of train is dealt out by class, as before"
+        assert not audit.leaks(audit.audit(source))
+    monkeypatch.setattr("src.data.split.COMPARED", 29)
+    told = folder(root).notes
+    assert any("Of more than 29 images equal files are not looked for" in note for note in told)
+    for path in tree(tmp_path / "same", "a*4", "b*4").glob("*/*"):
+        path.write_bytes((root / "a/0.png").read_bytes())
+    with pytest.raises(DataError, match="7 of them are copies of others"):
+        folder(tmp_path / "same")
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 2}])
@@ -689,8 +721,6 @@ def test_the_fingerprint_changes_with_anything_that_matters_and_nothing_else(sou
 @pytest.fixture
 def copied(tmp_path):
     """12 images of two classes in each split; a/0.png of train is also in test, b/0.png of val is in test under a."""
-    import shutil
-
     draw = np.random.default_rng(0)
     for split, n in (("train", 4), ("val", 4), ("test", 4)):
         for name in ("a", "b"):

@@ -14,7 +14,7 @@ from src.data.transforms import evaluation
 from src.models.saved import load_model
 from src.tasks.multiclass import multiclass
 from tests import made
-from tests.conftest import ROOT, free_port
+from tests.conftest import NO_REPORT, ROOT, free_port
 from tests.test_combined import grouped
 
 pytestmark = pytest.mark.slow
@@ -60,6 +60,14 @@ def test_the_test_metrics_are_those_of_one_process(run, shapes):
         for k, v in found.items()
         if k.startswith("test/") and k.count("/") == 1 and k != "test/images"
     }
+
+
+def test_a_probe_that_is_solved_again_is_solved_by_all_ranks(zygote, shapes, tmp_path):
+    from tests.test_auto import words
+
+    said = ["recipe=probe", "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.3", NO_REPORT]
+    assert zygote.run(*words(shapes, tmp_path, *said, f"run_dir={tmp_path / 'run'}"), ranks=2) == 0, zygote.screen
+    assert json.loads((tmp_path / "run" / "model" / "model.json").read_text())["chosen"]["solved_again"] is True
 
 
 def test_a_non_finite_loss_ends_all_ranks_at_once(zygote, shapes, tmp_path):

@@ -1,6 +1,7 @@
 """Heads solved on features, against their textbook definitions; and who is chosen among candidates."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from src.contracts import Head, Noise
-from src.stages import doubts
+from src.stages import candidates, doubts, select
 from src.tasks import heads
 from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
@@ -65,6 +66,30 @@ def test_wrong_labels_are_counted_and_told_from_images_that_are_only_hard(part):
         assert told.wrong.float().mean() < 0.03
     alone = noise([replace(head, logits=head.logits.roll(1, 1)) for head in found], y)  # all labels are contradicted
     assert torch.equal(torch.bincount(y[~alone.wrong], minlength=CLASSES).clamp(max=2), torch.full((CLASSES,), 2))
+
+
+@pytest.mark.parametrize(("suspects", "part"), [("drop", 0.35), ("drop", 0.0), ("keep", 0.35)])
+def test_a_head_that_is_solved_again_learns_no_image_of_val_whose_label_is_rather_wrong(suspects, part):
+    x, true = blobs(500, 8, seed=1)
+    draw = torch.Generator().manual_seed(1)
+    y = (true + (torch.rand(500, generator=draw) < part) * torch.randint(1, CLASSES, (500,), generator=draw)) % CLASSES
+    train, val, learnt = candidates.Seen(x[:300], true[:300]), candidates.Seen(x[300:], y[300:]), []
+    task = multiclass(tuple("abc"), "val/acc", "max")
+    head = task.close(train.x, train.target, slice(None))
+    task = replace(task, mix=None, close=lambda x, target, _: learnt.append((x, target)) or head)
+    network = SimpleNamespace(features=8, answers=lambda: head)
+    run = SimpleNamespace(cfg={"data": {"suspects": suspects}, "refit": "head"}, task=task, leader=True)
+    final = partial(candidates._mixed_again, run, network, train, val, (0.0, 1.0))
+    logits = val.x @ head[0].T + head[1]
+    select._head(run, candidates.Candidate("ema+closing", head, logits, val.target, (0.0, 1.0), final))
+    ((seen, target),) = learnt
+    right = (x[None, 300:] == seen[300:, None]).all(2).float().argmax(1) + 300  # which of val they are
+    assert torch.equal(seen[:300], train.x) and torch.equal(target[300:], y[right])
+    wrong = (y != true)[300:].float().mean()
+    if suspects == "drop" and part:
+        assert (y != true)[right].float().mean() < wrong / 2 and len(right) > 100
+    else:
+        assert len(right) == 200
 
 
 @pytest.mark.parametrize(("known", "counts"), [(0.3, None), (0.8, 4)])

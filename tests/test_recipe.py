@@ -212,6 +212,7 @@ def test_a_probe_alone_trains_nothing():
     found = decided(recipe.plan(facts(probed=probed()), {**config(), "recipe": "probe"}, frozenset()))
     assert found["select"] == "probe"
     assert "fit" not in found["stages"]
+    assert set(found) == {"data.resize", "select", "stages"}, "what is decided of a fit that is not made"
 
 
 def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must_be_harmless():

@@ -159,7 +159,10 @@ def test_data_that_cannot_be_used_exit_with_3(zygote, small, shapes, tmp_path):
     assert zygote.run(*words) == 3
     assert "train/left/zz.jpg: empty file" in zygote.screen and "data.bad_images=skip" in zygote.screen
     assert zygote.run(*words, "data.bad_images=skip", "trainer.max_epochs=1") == 0
-    assert zygote.run(*words, f"data.root={tmp_path / 'nowhere'}") == 3
+    before = sorted((tmp_path / "logs").rglob("*"))
+    for more in ((), (f"paths.logs={tmp_path / 'new' / 'logs'}",), (f"run_dir={tmp_path / 'new' / 'run'}",)):
+        assert zygote.run(*words, f"data.root={tmp_path / 'nowhere'}", *more) == 3
+    assert sorted((tmp_path / "logs").rglob("*")) == before and not (tmp_path / "new").exists(), "there is a trace"
 
 
 def test_bf16_is_refused_on_a_cpu_without_it(monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 from src import few, repeat, signals, tables
 from src.contracts import ConfigError, DataError
 from src.doors import opened
-from src.search import jobs, space
+from src.search import drive, jobs, space
 from src.search.__main__ import Asked, main
 from src.search.study import Study
 from tests.conftest import ROOT
@@ -143,6 +143,19 @@ def test_the_best_is_compared_with_the_default_by_seeds_that_the_search_has_not_
     assert said.rpartition("val/acc ")[2].splitlines()[0] in (home / "report.md").read_text()
     assert main(words, FAKE) == 0
     assert all(len(began(run)) == 1 for run in [*best.glob("seed-*"), *(home / "trials").iterdir()])
+
+
+def test_where_the_seed_changes_nothing_two_of_them_are_trained_and_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(Asked, "cached", True)
+    asked = Asked(["lr", "seeds=4", "recipe=probe", f"paths.logs={tmp_path}"])
+    best = SimpleNamespace(number=0, user_attrs={"words": ["optimizer.lr=0.01"]})
+    study, found = SimpleNamespace(best=lambda: [best]), SimpleNamespace(write=lambda verdict: None)
+    said = drive.compared(asked, study, found, FAKE)
+    assert "2 seeds give the same: the result does not depend on the seed" in said and "±" not in said
+    assert "0.9000               0.8000               +0.1000" in said
+    assert len(list((asked.home / "default").glob("seed-*"))) == 2
+    asked = Asked(["lr", "seeds=4", "recipe=fast", "name=other", f"paths.logs={tmp_path}"])
+    assert "(4 seeds)" in drive.compared(asked, study, found, FAKE)
 
 
 def test_a_difference_within_the_noise_is_called_so():

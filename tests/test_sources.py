@@ -384,8 +384,8 @@ def test_without_pyarrow_the_command_is_named(shapes, tmp_path, monkeypatch):
 def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
     mask = io.BytesIO()
     Image.fromarray(np.eye(20, dtype=np.uint8)).save(mask, "PNG")
-    png = next(shapes.rglob("*.png")).read_bytes()
-    rows = {"image": [{"bytes": png, "path": None}] * 9, "annotation": [mask.getvalue()] * 9}
+    images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(shapes.rglob("*.png"))[:9]]
+    rows = {"image": images, "annotation": [mask.getvalue()] * 9}
     arrow(tmp_path / "masks" / "data.arrow", rows)
     source = huggingface(tmp_path / "masks", tmp_path, Masks(values={"ground": 0, "line": 1}))
     assert "line 5.0 %" in masks.check(source, 100).notes[-1]

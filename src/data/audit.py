@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from src.buffers import without
-from src.contracts import DataError, File, Source
+from src.contracts import DataError, Source
+from src.data.copies import equal
 from src.data.images import size_of
 from src.data.scan import places
-from src.folder import sha256
 
 Place = tuple[str, int]  # split, index there
 
@@ -39,20 +38,19 @@ class Audit:
 
 
 def audit(source: Source, limit: int = 100_000) -> Audit:
-    """Headers and file sizes are read, and the bytes of files that are equally large; above `limit` images, of a random
+    """Headers and file sizes are read, and the bytes of files that may be equal; above `limit` images, of a random
     `limit` of them."""
     looked = places(source, limit)
     paths = [source.root / source.splits[name].paths[i] for name, i in looked]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib let go of the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the GIL
         sizes = [size for size in pool.map(size_of, paths) if size]
-        equal = _equal(list(zip(looked, paths, strict=True)), pool)
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},
         counts=counts(source),
         short=_quantiles([min(size) for size in sizes]),
         aspect=_quantiles([round(width / height, 2) for width, height in sizes]),
         looked=len(sizes),
-        copies=equal,
+        copies=tuple(tuple(looked[i] for i in group) for group in equal(paths)),
     )
 
 
@@ -63,17 +61,6 @@ def counts(source: Source) -> tuple[int, ...]:
 
 def _counts(source: Source) -> tuple[int, ...]:
     return source.labels.counts(source.splits["train"].targets, source.classes)
-
-
-def _equal(files: list[tuple[Place, File]], pool: ThreadPoolExecutor) -> tuple[tuple[Place, ...], ...]:
-    by_size = defaultdict(list)
-    for place, path in files:
-        by_size[path.stat().st_size].append((place, path))
-    alike = [file for group in by_size.values() if len(group) > 1 for file in group]
-    by_content = defaultdict(list)
-    for (place, _), digest in zip(alike, pool.map(lambda file: sha256(file[1]), alike), strict=True):
-        by_content[digest].append(place)
-    return tuple(tuple(group) for group in by_content.values() if len(group) > 1)
 
 
 def _quantiles(values: list) -> tuple:

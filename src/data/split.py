@@ -12,6 +12,7 @@ import numpy as np
 from src import buffers
 from src.columns import column, texts
 from src.contracts import DataError, Root, Source, Split
+from src.data.copies import equal
 from src.data.rows import Item, Rows, gathered
 from src.data.strata import assigned, blocks, stratified
 from src.labels import Labels
@@ -19,6 +20,7 @@ from src.names import shorten
 
 NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 BLOCKS = 20  # of images that follow each other
+COMPARED = 100_000  # images up to which equal files are looked for before they are divided
 MEMO = 2**16  # cells whose target is remembered
 UNDIVIDED = "undivided"  # the key under which `assemble` takes items without a split of their own
 
@@ -61,7 +63,7 @@ def assemble(
         known = {"train": known[UNDIVIDED]}
     classes = labels.classes(str(root), known)
     splits, told = _together(_encoded(rows, labels, classes, unlabelled), labels)
-    divided, more = _divide(splits, labels, how)
+    divided, more = _divide(root, splits, labels, how)
     splits = _numbered({name: divided[name] for name in ("train", "val", "test") if name in divided})
     missing = _about_missing(classes, splits, labels)
     return Source(root, classes, splits, (*notes, *_about_empty(empty), *told, *more, *missing), labels)
@@ -109,7 +111,7 @@ def _together(splits: dict[str, Split], labels: Labels) -> tuple[dict[str, Split
     return {**splits, whole: numbered}, [note]
 
 
-def _divide(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
+def _divide(root: Root, splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
     """Cuts the missing splits out of what there is; -> splits without UNDIVIDED, and notes."""
     notes, seed = [], how.split_seed
     cut = how.fold is None and "val" not in splits
@@ -119,23 +121,24 @@ def _divide(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
         said = " ".join(f"data.{k}={getattr(how, k)}" for k in idle)
         notes.append(f"{said}: divides nothing, since the splits are given or the fold decides.")
     if how.fold is not None:
-        splits, said = _folded(splits, labels, how)
-        notes.append(said)
+        splits, said = _folded(root, splits, labels, how)
+        notes += said
     elif "val" not in splits:
         whole = UNDIVIDED if UNDIVIDED in splits else "train"
         fractions = {"val": how.val_size, "test": how.test_size} if whole == UNDIVIDED else {"val": how.val_size}
         items = splits.pop(whole)
         apart = _apart(items, labels, splits)
-        splits |= _parts(items, _cut(items, labels, fractions, seed, apart=apart), ["train", *fractions])
+        codes, told = _cut(root, items, labels, fractions, seed, apart=apart)
+        splits |= _parts(items, codes, ["train", *fractions])
         if "val" not in splits:
             raise DataError(
                 f"val_size={how.val_size:g}: there is no val split, and none could be cut out of {len(items)} images. "
-                "Set data.val_size to a part of train (0.15), add images, or bring a val split."
+                + " ".join([*told, "Set data.val_size to a part of train (0.15), add images, or bring a val split."])
             )
         given = "No splits were given" if whole == UNDIVIDED else "There is no val split"
         together = ", groups kept together," if items.groups else " per class"
         together = " by whole classes (task.labels.apart)" if apart else together
-        notes.append(f"{given}: divided{together} with split_seed={seed} into {_sizes(splits)} images.")
+        notes += [f"{given}: divided{together} with split_seed={seed} into {_sizes(splits)} images.", *told]
     if "test" not in splits:
         notes.append("There is no test split: the results are those of val, which also chose the model.")
     return splits, notes
@@ -147,7 +150,7 @@ def _parts(items: Split, codes: np.ndarray, names: Sequence[str]) -> dict[str, S
     return {name: items.only(kept) for name, kept in places.items() if len(kept)}
 
 
-def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], str]:
+def _folded(root: Root, splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
     """Of all images but those of test, fold `how.fold` is val."""
     assert how.fold is not None
     test = {name: splits.pop(name) for name in ("test",) if name in splits}
@@ -156,7 +159,8 @@ def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
         first = first.joined(other)
     items = first.only(texts(first.paths).order())
     fractions = {f"{i}": 1 / how.folds for i in range(1, how.folds)}
-    folds = _cut(items, labels, fractions, how.split_seed, exact=True, apart=_apart(items, labels, test))
+    apart = _apart(items, labels, test)
+    folds, told = _cut(root, items, labels, fractions, how.split_seed, exact=True, apart=apart)
     divided = _parts(items, folds == how.fold, ["train", "val"])
     if len(divided) < 2:
         raise DataError(
@@ -164,7 +168,8 @@ def _folded(splits: dict[str, Split], labels: Labels, how: Division) -> tuple[di
             "Set fewer folds, or bring more groups."
         )
     divided |= test
-    return divided, f"Fold {how.fold} of {how.folds} is val (split_seed={how.split_seed}): {_sizes(divided)} images."
+    said = f"Fold {how.fold} of {how.folds} is val (split_seed={how.split_seed}): {_sizes(divided)} images."
+    return divided, [said, *told]
 
 
 def _apart(items: Split, labels: Labels, splits: Mapping[str, Split]) -> bool:
@@ -174,24 +179,39 @@ def _apart(items: Split, labels: Labels, splits: Mapping[str, Split]) -> bool:
 
 
 def _cut(
+    root: Root,
     items: Split,
     labels: Labels,
     fractions: Mapping[str, float],
     seed: int,
     exact: bool = False,
     apart: bool = False,
-) -> np.ndarray:
-    """-> (N,) the place in ["train", *fractions]."""
+) -> tuple[np.ndarray, list[str]]:
+    """-> (N,) the place in ["train", *fractions]; notes."""
     if apart:
         classes = sorted(set(items.targets))
         part = dict(zip(classes, stratified([0] * len(classes), fractions, seed).tolist(), strict=True))
-        return np.fromiter((part[target] for target in items.targets), np.int8, len(items))
+        return np.fromiter((part[target] for target in items.targets), np.int8, len(items)), []
+    groups, told = (items.groups, []) if items.groups else _copies(root, items)
     strata = labels.strata(items.targets)
-    if isinstance(strata, np.ndarray) and not items.groups and not exact:
-        return stratified(strata, fractions, seed)
+    if isinstance(strata, np.ndarray) and not groups and not exact:
+        return stratified(strata, fractions, seed), told
     strata = [(stratum,) for stratum in strata.tolist()] if isinstance(strata, np.ndarray) else strata
     names = ["train", *fractions]
-    return np.array([names.index(name) for name in assigned(strata, fractions, seed, items.groups or None)], np.int8)
+    return np.array([names.index(name) for name in assigned(strata, fractions, seed, groups or None)], np.int8), told
+
+
+def _copies(root: Root, items: Split) -> tuple[list[int], list[str]]:
+    """-> groups of equal files, which would flatter where they were cut apart, [] where there are none; notes."""
+    if len(items) > COMPARED:
+        asked = f"Of more than {COMPARED:,} images equal files are not looked for, and may be cut apart"
+        return [], [f"{asked} (data.group keeps together what it names)."]
+    groups = list(range(len(items)))
+    for first, *others in (found := equal([root / path for path in items.paths])):
+        for i in others:
+            groups[i] = first
+    told = f"{sum(map(len, found)) - len(found):,} of them are copies of others, and stay with these."
+    return (groups, [told]) if found else ([], [])
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:

@@ -12,11 +12,10 @@ from src import threshold
 from src.contracts import Task
 from src.decisions import conformal, unfamiliar
 from src.decisions.scaling import choose
-from src.mixture import MANY, mixture
+from src.mixture import LIKELY, MANY, mixture
 
 FEW = 30  # images below which nothing is fitted: a calibration error of so few is noise, and a quantile their extreme
 TELL = 300  # images by which 40 % wrong labels are surely told (docs/calibration.md)
-LIKELY = 1.64  # standard errors, one-sided 95 %: those of train are known to be wrong, and val is from the same hands
 Fitted = tuple[dict[str, Any], dict[str, torch.Tensor], torch.Tensor]
 
 

@@ -79,14 +79,27 @@ class Report:
         return out.getvalue()
 
 
+def seedless(new: repeat.Table, old: repeat.Table, monitor: str) -> bool:
+    """Whether two seeds or more have led both to one and the same value, on val and test."""
+    found = [[*side[key].values()] for side in (new, old) for key in _shown(new, old, monitor)]
+    return bool(found) and all(len(values) > 1 and len(set(values)) == 1 for values in found)
+
+
+def _shown(new: repeat.Table, old: repeat.Table, monitor: str) -> list[str]:
+    return [key for key in (monitor, monitor.replace("val/", "test/")) if key in new and key in old]
+
+
 def verdict(new: repeat.Table, old: repeat.Table, monitor: tuple[str, str]) -> str:
     """Whether the search was worth it, by seeds that it has not seen."""
     name, mode = monitor
-    test, lines = (
-        name.replace("val/", "test/"),
-        [f"{'':24} {'the best trial':20} {'the default':20} difference, seed by seed"],
-    )
-    for key in (key for key in (name, test) if key in new and key in old):
+    head = f"{'':24} {'the best trial':20} {'the default':20} difference"
+    if seedless(new, old, name):
+        values = [(key, *(next(iter(side[key].values())) for side in (new, old))) for key in _shown(new, old, name)]
+        lines = [head, *(f"{key:24} {mine:<20.4f} {its:<20.4f} {mine - its:+.4f}" for key, mine, its in values)]
+        told = f"{len(new[name])} seeds give the same: the result does not depend on the seed."
+        return "\n".join([*lines, told, "Whether a difference is chance, the images tell: python -m src.compare."])
+    test, lines = name.replace("val/", "test/"), [f"{head}, seed by seed"]
+    for key in _shown(new, old, name):
         change, half, n = few.paired(new[key], old[key])
         row = (few.told(*few.interval([*side[key].values()])) for side in (new, old))
         lines.append(f"{key:24} " + " ".join(f"{cell:20}" for cell in row) + f" {change:+.4f} ± {half:.4f} ({n} seeds)")

@@ -30,7 +30,8 @@ class Candidate:
     logits: torch.Tensor  # of val (N, outputs)
     target: torch.Tensor
     weights: Weights  # what the trained and the closing head count in it
-    final: Callable[[], Affine] | None  # the head, where it is solved, on train and val together
+    final: Callable[[torch.Tensor], Affine] | None
+    # (which images of val (N,)) -> the head, where it is solved, on train and these
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Seen:
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(torch.cat([self.x, other.x]), torch.cat([self.target, other.target]))
+
+    def only(self, kept: torch.Tensor) -> Seen:
+        return Seen(self.x[kept], self.target[kept])
 
 
 def parts(name: str) -> tuple[str, str, bool]:
@@ -85,7 +89,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
             final = partial(_probe_again, run, network, val)
         elif train:
             head = _both(run, trained, closing, weights[kind], train.target)
-            final = partial(mixed, run, network, train + val, kind, weights[kind]) if kind else None
+            final = partial(_mixed_again, run, network, train, val, kind, weights[kind]) if kind else None
         x = (val.x + other) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
 
@@ -107,7 +111,7 @@ def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]])
     weight, bias = run.task.mix(*heads, weights, train.target)
     for name, (*_, mirror) in mine.items():
         x = (val.x + _val(run, network, mirrored).x) / 2 if mirror else val.x
-        final = partial(mixed, run, network, train + val, "frozen", weights)
+        final = partial(_mixed_again, run, network, train, val, "frozen", weights)
         yield Candidate(name, (weight, bias), x @ weight.T + bias, val.target, weights, final)
     network.keep(None)
 
@@ -151,9 +155,15 @@ def _both(run: Run, trained: Affine, closing: Affine, weights: Weights, target: 
     return closing if weights[1] else trained
 
 
-def _probe_again(run: Run, network: Any, val: Seen) -> Affine:
+def _mixed_again(
+    run: Run, network: Any, train: Seen, val: Seen, kind: str, weights: Weights, kept: torch.Tensor
+) -> Affine:
+    return mixed(run, network, train + val.only(kept), kind, weights)
+
+
+def _probe_again(run: Run, network: Any, val: Seen, kept: torch.Tensor) -> Affine:
     assert run.task.solve
-    train = fitted(run, network) + val
+    train = fitted(run, network) + val.only(kept)
     name = probe.read(run.home).name
     views = probe.columns(network, train.x)
     best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=name)[0]

@@ -13,7 +13,7 @@ import torch
 from src import folder, rng
 from src.columns import take, tensor
 from src.contracts import LEFT, SUSPECTS, Head, Noise, Run
-from src.mixture import MANY, SURE
+from src.mixture import LIKELY, MANY, SURE
 
 KNOWN = 0.4  # how sure the answers are: a probe that knows little contradicts clean labels (docs/negative-results.md)
 LOGITS = 5e7  # images × classes that are judged: 2 GB, for a while
@@ -62,6 +62,17 @@ def further(run: Run, network: Any, device: str, judged: Judged) -> Judged:
     target = tensor(take(split.targets, images))
     found = run.task.noise([head], target)
     return Judged(head, images, target, found) if found else judged
+
+
+def right(run: Run, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(N,) bool: which images of val are learnt once the model is chosen, by what it says of them (N, outputs). Where
+    many labels of train were found to be wrong, and many of these are: those whose label is not rather wrong."""
+    every = torch.ones(len(target), dtype=torch.bool)
+    if run.cfg["data"]["suspects"] == "keep" or run.task.noise is None or not len(target):
+        return every
+    found = run.task.noise([Head("lda", torch.empty(0), torch.empty(0), logits)], target)
+    many = found and found.share >= MANY and found.sure >= LIKELY and found.known >= KNOWN
+    return ~found.wrong if found and many else every
 
 
 def told(run: Run, judged: Judged) -> str:

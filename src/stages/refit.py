@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+from safetensors.torch import load_file
+
 from src import world
 from src.contracts import Run
+from src.stages import doubts
 from src.stages.calibrate import carried
 from src.stages.candidates import fitted, mixed, parts, restored
 from src.stages.fit import fork_of, trained
 from src.stages.predict import tuned
+from src.stages.select import HELD_OUT
 
 
 def refit(run: Run) -> None:
@@ -19,7 +24,7 @@ def refit(run: Run) -> None:
         if run.leader:
             print(f"refit: left out, since `{name}` is not the end of a fit.")
         return
-    whole = run.fork("refit", whole=True)
+    whole = run.fork("refit", whole=learnt(run))
     if name != "rival":
         trained(whole, "refit")
     if name in ("rival", "soup"):
@@ -37,3 +42,12 @@ def refit(run: Run) -> None:
         sha256 = run.save(network, {"chosen": chosen, "tuned": tuned(run), "calibration": calibration})
         run.home.update(weights=sha256)
     world.gather(None)  # the other ranks must not look for the model before it is there
+
+
+def learnt(run: Run) -> list[int]:
+    """The images of val that are: all but those whose label is rather wrong, as far as these were predicted."""
+    file, there = run.home.path / HELD_OUT, len(run.source.splits["val"])
+    held = load_file(file) if file.is_file() else {}
+    if len(held.get("target", ())) < there:
+        return list(range(there))
+    return torch.nonzero(doubts.right(run, held["logits"], held["target"]))[:, 0].tolist()

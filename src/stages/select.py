@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save
 
 from src import folder, world
-from src.contracts import Run
-from src.stages import probe
+from src.contracts import Affine, Run
+from src.stages import doubts, probe
 from src.stages.candidates import Candidate, beside, candidates, epoch, file_of, parts, restored
 from src.stages.predict import measure, table, tuned
 from src.stats import gain, metric
@@ -23,10 +23,11 @@ HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chose
 def select(run: Run) -> None:
     found = candidates(run, names(run))
     chosen = choose(run, found)
+    head = _head(run, chosen)
     if run.leader:
         if run.task.tune and len(chosen.target):
             run.home.update(tuned=run.task.tune(chosen.logits, chosen.target))
-        _ship(run, chosen)
+        _ship(run, chosen, head)
         if len(chosen.target):
             run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target))
             if not run.task.dense:
@@ -85,17 +86,27 @@ def choose(run: Run, found: list[Candidate]) -> Candidate:
     return chosen
 
 
-def _ship(run: Run, chosen: Candidate) -> None:
+def _head(run: Run, chosen: Candidate) -> Affine | None:
+    """The head that is shipped, solved again where val is learnt; on every rank, since each reads some of the images.
+    None: as the network has it."""
+    if run.cfg["refit"] == "none" or not len(chosen.target):
+        return chosen.head
+    kept = doubts.right(run, chosen.logits, chosen.target)
+    if run.leader and not kept.all():
+        wrong = f"{int((~kept).sum())} of the {len(kept)} images of val"
+        print(f"select: {wrong} are not learnt, now that it has chosen: their labels are rather wrong than right")
+    return chosen.final(kept) if chosen.final else chosen.head
+
+
+def _ship(run: Run, chosen: Candidate, head: Affine | None) -> None:
     name, kind, mirror = parts(chosen.name)
     network = restored(run, name)
-    solve = chosen.final if run.cfg["refit"] != "none" and len(chosen.target) else None
-    head = solve() if solve else chosen.head
     network.mirror = mirror
     network.keep(run.network().backbone if kind == "frozen" else None)
     if head:
         network.answer(*head, mirror=mirror)
     best = None if name == "probe" else epoch(file_of(run, name))
-    found = {"candidate": chosen.name, "epoch": best, "solved_again": solve is not None}
+    found = {"candidate": chosen.name, "epoch": best, "solved_again": head is not chosen.head}
     sha256 = run.save(network, {"chosen": found, "tuned": tuned(run)})
     run.home.update(chosen=chosen.name, mixed=chosen.weights, weights=sha256)
     run.home.add_metrics({} if best is None else {"select/epoch": best})
