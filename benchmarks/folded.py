@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| network | folded of BatchNorms | answer | training step |\n|---|---|---|---|")
     for name in said.names:
-        net = timm.create_model(name, num_classes=10).to(said.device, memory_format=torch.channels_last).eval()
+        net = timm.create_model(name, num_classes=10).eval().to(said.device).to(memory_format=torch.channels_last)
         images = torch.rand(said.batch, 3, said.size, said.size, device=said.device)
         images = images.contiguous(memory_format=torch.channels_last)
         norms = sum("BatchNorm" in type(module).__name__ for module in net.modules())
