@@ -157,7 +157,7 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
-    if fits := bool({"fit", "find_lr"} & {*cfg["stages"], *home.state()["done"]}):
+    if fits := bool({"fit", "find_lr"} & {*cfg["stages"], *home.state().get("done", ())}):
         r.loaders.refuse_too_few()
     robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
