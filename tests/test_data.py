@@ -298,6 +298,7 @@ def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in
 def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without_them(tmp_path, monkeypatch):
     root, copies = tree(tmp_path, "a*12", "b*12"), [f"{name}/{i}.png" for name in "ab" for i in (20, 21, 22)]
     plain, names = folder(root), stratified([0] * 12 + [1] * 12, {"val": 0.15, "test": 0.15}, seed=0)
+    names = [("train", "val", "test")[i] for i in names]
     paths = sorted(f"{c}/{i}.png" for c in "ab" for i in range(12))
     assert parts_of(plain) == dict(zip(paths, names, strict=True))
     assert not any("copies" in note for note in plain.notes)
