@@ -307,6 +307,8 @@ def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without
     for how in [{"split_seed": i} for i in range(4)] + [{"fold": i, "folds": 3} for i in range(3)]:
         source = folder(root, **how)
         where = parts_of(source)
+        if how == {"split_seed": 0}:
+            assert {path: where[path] for path in paths} == parts_of(plain)
         assert len(where) == 30 and {where[path] for path in copies} == {where["a/0.png"]}, how
         assert any("6 of them are copies of others" in note for note in source.notes)
         assert not source.splits["train"].groups, "what is held out of train is dealt out by class, as before"

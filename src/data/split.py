@@ -191,27 +191,33 @@ def _cut(
     if apart:
         classes = sorted(set(items.targets))
         part = dict(zip(classes, stratified([0] * len(classes), fractions, seed).tolist(), strict=True))
-        return np.fromiter((part[target] for target in items.targets), np.int8, len(items)), []
-    groups, told = (items.groups, []) if items.groups else _copies(root, items)
+        return np.fromiter((part[target] for target in items.targets), np.int32, len(items)), []
+    copies, told = ([], []) if items.groups else _copies(root, items)
     strata = labels.strata(items.targets)
-    if isinstance(strata, np.ndarray) and not groups and not exact:
-        return stratified(strata, fractions, seed), told
+    if isinstance(strata, np.ndarray) and not items.groups and not exact:
+        if not copies:
+            return stratified(strata, fractions, seed), told
+        others = [i for _, *rest in copies for i in rest]
+        codes, firsts = np.zeros(len(items), np.int8), np.delete(np.arange(len(items)), others)
+        codes[firsts] = stratified(strata[firsts], fractions, seed)
+        for first, *rest in copies:
+            codes[rest] = codes[first]
+        return codes, told
     strata = [(stratum,) for stratum in strata.tolist()] if isinstance(strata, np.ndarray) else strata
-    names = ["train", *fractions]
-    return np.array([names.index(name) for name in assigned(strata, fractions, seed, groups or None)], np.int8), told
+    together = {i: first for first, *rest in copies for i in rest}
+    groups = items.groups or ([together.get(i, i) for i in range(len(items))] if copies else None)
+    names = {name: i for i, name in enumerate(["train", *fractions])}
+    return np.array([names[name] for name in assigned(strata, fractions, seed, groups)], np.int32), told
 
 
-def _copies(root: Root, items: Split) -> tuple[list[int], list[str]]:
-    """-> groups of equal files, which would flatter where they were cut apart, [] where there are none; notes."""
+def _copies(root: Root, items: Split) -> tuple[list[list[int]], list[str]]:
+    """-> places of equal files, which would flatter where they were cut apart; notes."""
     if len(items) > COMPARED:
         asked = f"Of more than {COMPARED:,} images equal files are not looked for, and may be cut apart"
         return [], [f"{asked} (data.group keeps together what it names)."]
-    groups = list(range(len(items)))
-    for first, *others in (found := equal([root / path for path in items.paths])):
-        for i in others:
-            groups[i] = first
+    found = equal([root / path for path in items.paths])
     told = f"{sum(map(len, found)) - len(found):,} of them are copies of others, and stay with these."
-    return (groups, [told]) if found else ([], [])
+    return found, [told] if found else []
 
 
 def _about_empty(empty: Iterable[str]) -> list[str]:
