@@ -115,8 +115,9 @@ def refuse_noiseless(r: Run, words: Mapping[str, Any], given: Collection[str], p
 
 def questions(r: Run, given: Collection[str], words: Mapping[str, Any]) -> tuple[str, ...]:
     """What is worth asking the frozen network: what the user has not said and the run needs, of images that tell."""
-    alone = words["recipe"] == "probe"  # nothing is trained, or augmented
-    asked = [] if alone or "data.flip" in given else ["mirror"]
+    typed = "stages" in given and "fit" in words["stages"]
+    alone = words["recipe"] == "probe" and not typed  # nothing is trained, or augmented
+    asked = [] if "data.flip" in given or (alone and "select" not in given) else ["mirror"]
     rare = r.audit.imbalance > recipe.RARE  # whose images the others would always contradict
     asked += ["labels"] if words["data"]["suspects"] == "drop" or not (rare or "data.suspects" in given) else []
     free = not alone and not {"augment", "data.colour"} & set(given)

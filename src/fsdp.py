@@ -34,6 +34,7 @@ class FSDP2Strategy(DDPStrategy):
         module: Any = self.lightning_module
         names = {parameter: name for name, parameter in module.named_parameters()}
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        module.network.unfold()  # a convolution and the BatchNorm behind it may be gathered at different times
         module.network.to(memory_format=torch.contiguous_format)  # FSDP2 takes no channels_last
         for part in [*blocks(module.network, self.root_device), module.network]:
             fully_shard(part, mesh=mesh)

@@ -63,8 +63,8 @@ GREY = 0.10  # likewise without colours
 
 def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[Decision]:
     """All decisions in the order of the yaml. Those on `given` keys are left out: the user has decided them."""
-    fitted = [] if probe_alone(facts, cfg) else _what(facts, cfg, given)
-    made = [*_input(facts, cfg), *fitted, *_finish(facts, cfg)]
+    alone = probe_alone(facts, cfg) and not ("stages" in given and "fit" in cfg["stages"])
+    made = [*_input(facts), *([] if alone else _what(facts, cfg, given)), *_finish(facts, cfg)]
     return [d for d in made if not _given(d.key, given)]
 
 
@@ -75,7 +75,7 @@ def _given(key: str, given: Collection[str]) -> bool:
     return key in given or any(key.startswith(f"{g}.") for g in chosen)
 
 
-def _input(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
+def _input(facts: Facts) -> Iterator[Decision]:
     if (one := facts.chosen) is not None:
         knn = "" if one.knn is None else f", {100 * one.knn:.1f} % by k-NN"
         beside = f"; fitted side by side with {facts.rivals - 1} more" if facts.rivals > 1 else ""
@@ -94,7 +94,7 @@ def _input(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
         scores = ", ".join(f"{policy} {100 * score:.1f}" for policy, score in probed.resize.items())
         choice, why = ("squash", "cuts nothing off, and is within two standard errors") if kept else (best, "the best")
         yield Decision("data.resize", choice, f"probe on {probed.asked} images: {scores} %; {why}")
-    if probed.mirrored is not None and not probe_alone(facts, cfg):
+    if probed.mirrored is not None:
         luck = -probed.mirrored * probed.asked < FEW and not facts.geometric  # images
         limit = FLIP * (0.25 if facts.geometric else 2.5 if facts.dense else 1)
         flip = 0.5 if luck or probed.mirrored > -limit else 0.0
@@ -256,8 +256,9 @@ def fit_seconds(facts: Facts, budget: Budget) -> float:
     """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
     val) and test leave, less a tenth of what is ahead, since no machine is steady."""
     seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
+    several = 2 if facts.each < REFIT else 1  # backbones
     looks = halving.looks(facts.rivals)  # of which each begins a fit anew, and ends with something like `select`
-    after = budget.predict * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
+    after = budget.predict * several * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
     return max(0.9 * (budget.total - budget.spent) - after, 1.0)
 
 

@@ -295,6 +295,11 @@ def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in
     assert rng.permutation(10, 0, "order", 3).tolist() == [9, 1, 5, 8, 0, 7, 6, 4, 3, 2]
 
 
+def test_there_may_be_more_folds_than_a_byte_counts(tmp_path):
+    root = tree(tmp_path, "a*70", "b*70")
+    assert len(folder(root, fold=3, folds=140).splits["val"])
+
+
 def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without_them(tmp_path, monkeypatch):
     root, copies = tree(tmp_path, "a*12", "b*12"), [f"{name}/{i}.png" for name in "ab" for i in (20, 21, 22)]
     plain, names = folder(root), stratified([0] * 12 + [1] * 12, {"val": 0.15, "test": 0.15}, seed=0)

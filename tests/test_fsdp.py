@@ -73,6 +73,11 @@ def test_an_error_while_weights_are_gathered_is_told_and_not_one_of_torch_about_
     assert "a training step" in zygote.screen and "Out of memory with data.batch_size=8" in zygote.screen
 
 
+def test_a_batchnorm_that_is_a_unit_of_its_own_is_not_folded(zygote, small):
+    more = ("model.name=mobilenetv2_035", "model.pretrained=false", "model.image_size=32", "model.batchnorm=frozen")
+    assert zygote.run(*small, "trainer=fsdp", "trainer.devices=1", *more) == 0, zygote.screen
+
+
 @pytest.mark.parametrize(
     ("name", "checkpointing", "units"),
     [

@@ -455,7 +455,7 @@ def test_a_folded_batchnorm_changes_no_number_no_gradient_and_nothing_in_trainin
     start = {k: v.clone() for k, v in net.state_dict().items()}
     plain, trained = seen(False), seen(True)
     count = fold(net.eval(), images[:1])
-    assert count > 10 and net.state_dict().keys() == start.keys()
+    assert count > 8 and net.state_dict().keys() == start.keys()
     for before, after in zip(plain, seen(False), strict=True):
         torch.testing.assert_close(after, before)
     for before, after in zip(trained, seen(True), strict=True):
@@ -466,19 +466,21 @@ def test_a_folded_batchnorm_changes_no_number_no_gradient_and_nothing_in_trainin
 
 def test_what_is_read_twice_or_shown_as_it_is_is_not_folded():
     class Net(nn.Module):
-        def __init__(self, twice: bool, shown: bool):
+        def __init__(self, twice: bool, shown: bool, act: nn.Module):
             super().__init__()
-            self.twice, self.shown = twice, shown
+            self.twice, self.shown, self.act = twice, shown, act
             self.conv, self.norm, self.after = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
             self.last = nn.Conv2d(3, 3, 1)
 
         def forward(self, x):
-            x = self.conv(x)
+            x = self.act(self.conv(x))
             return self.after(self.last(self.norm(x) + (x if self.twice else 0)))
 
         def forward_intermediates(self, x):
-            x = self.last(self.norm(self.conv(x)))
+            x = self.last(self.norm(self.act(self.conv(x))))
             return self.after(x), [x] if self.shown else []
 
-    for twice, shown, count in ((False, False, 2), (True, False, 1), (False, True, 1)):
-        assert fold(Net(twice, shown).eval(), torch.rand(1, 3, 4, 4)) == count
+    plain, place = nn.Identity(), nn.ReLU(inplace=True)
+    cases = (False, False, plain, 2), (True, False, plain, 1), (False, True, plain, 1), (False, False, place, 1)
+    for twice, shown, act, count in cases:
+        assert fold(Net(twice, shown, act).eval(), torch.rand(1, 3, 4, 4)) == count

@@ -209,10 +209,13 @@ def test_without_a_probe_nothing_is_said_that_only_it_could_know():
 
 
 def test_a_probe_alone_trains_nothing():
-    found = decided(recipe.plan(facts(probed=probed()), {**config(), "recipe": "probe"}, frozenset()))
+    known = facts(probed=replace(probed(), mirrored=None))  # which is not asked
+    found = decided(recipe.plan(known, {**config(), "recipe": "probe"}, frozenset()))
     assert found["select"] == "probe"
     assert "fit" not in found["stages"]
     assert set(found) == {"data.resize", "select", "stages"}, "what is decided of a fit that is not made"
+    typed = decided(recipe.plan(known, {**config(), "recipe": "probe", "stages": ["probe", "fit"]}, {"stages"}))
+    assert {"finetune", "trainer.max_epochs", "data.batch_size"} <= set(typed), "where stages are typed, it is made"
 
 
 def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must_be_harmless():

@@ -22,13 +22,17 @@ from src.models.network import Network
 from src.models.stages import reading
 from src.models.weights import read_state, spec_from_dict
 
-FORMAT = 1  # of model.json: raise it when an older load_model would misread a new one
+FORMAT = 2  # of model.json: raise it when an older load_model would misread a new one; 1: there is no second backbone
 NEEDED = frozenset("build input outputs stages mirror dense unit".split())
 
 
 def describe(network: Network, facts: dict[str, Any]) -> dict[str, Any]:
     """What rebuilds the network, as plain data: `facts` (build, classes, resize, …), and what the network knows."""
-    shape: dict[str, Any] = {"format": FORMAT, "outputs": network.outputs, "stages": network.stages}
+    shape: dict[str, Any] = {
+        "format": FORMAT if network.frozen else 1,
+        "outputs": network.outputs,
+        "stages": network.stages,
+    }
     shape |= {"mirror": network.mirror, "dense": network.dense, "head": network.kind}
     shape["frozen"] = network.frozen is not None
     shape["unit"] = [list(part) for part in network.unit] if network.unit else None

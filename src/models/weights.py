@@ -111,6 +111,7 @@ def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict
 def _head_note(state: Mapping[str, torch.Tensor], outputs: int) -> str:
     found = state.get("head.weight")
     had = "the weights have none" if found is None else f"that of the weights has {len(found)}"
+    had += "" if found is None or found.ndim != 2 else f", on {found.shape[1]} features"
     return f"head: re-initialised with {outputs} outputs; {had}"
 
 

@@ -162,7 +162,7 @@ def compared(asked: Any, study: Study, found: report.Report, command: Sequence[s
     two = dict([*runs.items()][:2])  # a seed seldom changes heads that are solved, and two of them tell
     old, new = tables(two if asked.cached else runs)
     monitor = jobs.monitor(asked.home / "default")
-    if asked.cached and len(runs) > 2 and not report.seedless(new, old, monitor[0]):
+    if asked.cached and len(runs) > 2 and not report.seedless(new, old, [monitor[0]]):
         old, new = tables(runs)
     verdict = report.verdict(new, old, monitor)
     found.write(verdict)

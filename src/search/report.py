@@ -79,9 +79,9 @@ class Report:
         return out.getvalue()
 
 
-def seedless(new: repeat.Table, old: repeat.Table, monitor: str) -> bool:
-    """Whether two seeds or more have led both to one and the same value, on val and test."""
-    found = [[*side[key].values()] for side in (new, old) for key in _shown(new, old, monitor)]
+def seedless(new: repeat.Table, old: repeat.Table, keys: Sequence[str]) -> bool:
+    """Whether two seeds or more have led both to one and the same value of each of these metrics."""
+    found = [[*side[key].values()] for side in (new, old) for key in keys if key in side]
     return bool(found) and all(len(values) > 1 and len(set(values)) == 1 for values in found)
 
 
@@ -93,7 +93,7 @@ def verdict(new: repeat.Table, old: repeat.Table, monitor: tuple[str, str]) -> s
     """Whether the search was worth it, by seeds that it has not seen."""
     name, mode = monitor
     head = f"{'':24} {'the best trial':20} {'the default':20} difference"
-    if seedless(new, old, name):
+    if seedless(new, old, _shown(new, old, name)):
         values = [(key, *(next(iter(side[key].values())) for side in (new, old))) for key in _shown(new, old, name)]
         lines = [head, *(f"{key:24} {mine:<20.4f} {its:<20.4f} {mine - its:+.4f}" for key, mine, its in values)]
         told = f"{len(new[name])} seeds give the same: the result does not depend on the seed."

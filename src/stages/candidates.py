@@ -68,6 +68,8 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if twice := {other: words for other, words in mine.items() if words[1] == "frozen"}:
         yield from _with_frozen(run, network, twice)
         mine = {other: words for other, words in mine.items() if other not in twice}
+        if not mine:
+            return
     if network.dense or (name != "probe" and network.answers() is None):
         yield from _whole(run, network, mine)
         return

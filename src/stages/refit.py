@@ -45,7 +45,7 @@ def refit(run: Run) -> None:
 
 
 def learnt(run: Run) -> list[int]:
-    """The images of val that are: all but those whose label is rather wrong, as far as these were predicted."""
+    """The images of val that are: all but those whose label is rather wrong; all, where not all were predicted."""
     file, there = run.home.path / HELD_OUT, len(run.source.splits["val"])
     held = load_file(file) if file.is_file() else {}
     if len(held.get("target", ())) < there:
