@@ -20,6 +20,6 @@ def without_suspects(source: Source, run: Path, policy: str) -> Source:
         told = "data.suspects=drop: no training image is left out: the probe is not sure that many labels are wrong"
         return replace(source, notes=(*source.notes, told))
     told = f"{len(train) - len(kept):,} training images are left out: their labels are rather wrong than right"
-    val = "Those of val stay, wrong labels included: its metrics are too pessimistic."
+    val = "Those of val stay in its metrics, which are too pessimistic."
     notes = (*source.notes, f"{told} ({SUSPECTS}; data.suspects=keep). {val}")
     return replace(source, splits={**source.splits, "train": train.only(kept)}, notes=notes)
