@@ -27,7 +27,7 @@ if scale := scales.get(facts["resize"]):  # pad: the rest is the mean; crop: a m
 x = functional.resize(x, size, InterpolationMode(spec["interpolation"]), antialias=True)
 x = (((functional.center_crop(x - fill, [h, w]) + fill) / 255 - mean) / std)[None]
 x = torch.cat([x, x.flip(3)]) if facts["mirror"] else x
-seen = [] if facts["stages"] and plain["stages"] else [net(x) for net in nets]
+seen = [] if facts["stages"] and plain["stages"] is not None else [net(x) for net in nets]
 for net in nets if not seen else ():  # the last features, then of each stage class token, mean and deviation
     last, stages = net.forward_intermediates(x, **plain["stages"])
     seen += [net.forward_head(last, pre_logits=True)]

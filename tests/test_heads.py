@@ -79,7 +79,7 @@ def test_a_head_that_is_solved_again_learns_no_image_of_val_whose_label_is_rathe
     task = replace(task, mix=None, close=lambda x, target, _: learnt.append((x, target)) or head)
     network = SimpleNamespace(features=8, answers=lambda: head)
     run = SimpleNamespace(cfg={"data": {"suspects": suspects}, "refit": "head"}, task=task, leader=True)
-    final = partial(candidates._mixed_again, run, network, train, val, (0.0, 1.0))
+    final = partial(candidates._mixed_again, run, network, train, val, "closing", (0.0, 1.0))
     logits = val.x @ head[0].T + head[1]
     select._head(run, candidates.Candidate("ema+closing", head, logits, val.target, (0.0, 1.0), final))
     ((seen, target),) = learnt
@@ -220,6 +220,18 @@ def test_for_balanced_accuracy_the_prior_of_the_training_images_is_taken_out():
     for one, other in ((one, other) for one in plain for other in fair if one.name == other.name):
         torch.testing.assert_close(other.bias, one.bias - prior)
         torch.testing.assert_close(other.logits, one.logits - prior)
+
+
+def test_a_channel_that_slept_in_training_does_not_decide_when_it_wakes_up():
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 20, generator=draw), torch.arange(60) % CLASSES
+    x[:, 0] += 2 * y
+    x[:, 7] = 0
+    x[4, 7] = 1e-4
+    awake = x.clone()
+    awake[:, 7] = 1
+    for weight, _ in heads.one_hot_ridge(x, y, CLASSES).values():
+        assert torch.equal(awake @ weight.T, x @ weight.T)
 
 
 def test_closing_adds_what_the_features_know_to_what_the_head_learnt():

@@ -272,6 +272,7 @@ def test_what_a_process_holds_for_itself_does_not_grow_with_the_table(tmp_path, 
     for name, value in (("buffers.LARGE", 2**13), ("buffers.CHUNK", 1000), ("columns.CHUNK", 1000)):
         monkeypatch.setattr(f"src.{name}", value)
     monkeypatch.setattr("src.columns.SORTED", 2000)
+    monkeypatch.setattr("src.data.split.COMPARED", 1000)
     monkeypatch.setattr("src.data.scan.HASHED", 1000)
     (tmp_path / "0000").mkdir()
     for i in range(1000):

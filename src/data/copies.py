@@ -11,6 +11,7 @@ from functools import partial
 from src.contracts import File
 from src.folder import sha256
 
+AT_ONCE = 1_000  # files that are asked for: what waits for an answer takes kilobytes
 PIECE = 4096  # bytes from the middle, where the headers that images of one kind share are over
 
 
@@ -21,9 +22,11 @@ def equal(files: Sequence[File]) -> list[list[int]]:
         for look in (_size, _piece, sha256):
             rows = [(g, i) for g, group in enumerate(groups) for i in group]
             told: dict[Hashable, list[int]] = defaultdict(list)
-            answers = pool.map(partial(_or_none, look), (files[i] for _, i in rows))
-            for (g, i), said in zip(rows, answers, strict=True):
-                told[g, said if said is not None else (i,)].append(i)
+            for start in range(0, len(rows), AT_ONCE):
+                some = rows[start : start + AT_ONCE]
+                answers = pool.map(partial(_or_none, look), [files[i] for _, i in some])
+                for (g, i), said in zip(some, answers, strict=True):
+                    told[g, said if said is not None else (i,)].append(i)
             groups = [group for group in told.values() if len(group) > 1]
     return groups
 

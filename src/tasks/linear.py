@@ -9,6 +9,7 @@ import torch
 from src import rng
 from src.contracts import Affine, Head, Weights
 
+ALONE = 0.9  # of the squares of a feature
 RIDGE = (0.3, 3.0)  # per image, of standardised features
 Method = Callable[[torch.Tensor, torch.Tensor], dict[str, Affine]]  # features, targets -> name -> head
 
@@ -74,11 +75,14 @@ def ridge(
     x: torch.Tensor, y: torch.Tensor, strengths: Sequence[float] = RIDGE, weight: torch.Tensor | None = None
 ) -> dict[str, Affine]:
     """Least squares to y (N, C), on standardised features (Hoerl & Kennard 1970). weight (N,), 1 on average: of each
-    image, as if there were so many of it."""
+    image, as if there were so many of it. A feature that one image alone moves has no weight: a channel that wakes up
+    in it, a little, would be worth thousands of standard deviations in the next one, and numbers have no limit."""
     x, y = x.double(), y.double()
     much = torch.ones(len(x), 1, dtype=x.dtype) if weight is None else weight.double()[:, None]
     centre, level = (much * x).mean(0), (much * y).mean(0)
-    scale = varying((much * (x - centre).square()).mean(0).sqrt(), centre)
+    off = much * (x - centre).square()
+    scale = varying(off.mean(0).sqrt(), centre)
+    scale[off.max(0).values > ALONE * off.sum(0)] = torch.inf
     inner, found = much.sqrt() * (x - centre) / scale, {}
     solved, right = solver(inner, len(x)), inner.T @ (much.sqrt() * (y - level)) / len(x)
     for strength in strengths:
