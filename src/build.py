@@ -157,7 +157,8 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
-    if fits := bool({"fit", "find_lr"} & {*cfg["stages"], *home.state().get("done", ())}):
+    fits = bool({"fit", "find_lr"} & {*cfg["stages"], *home.state().get("done", ())})
+    if fits:
         r.loaders.refuse_too_few()
     robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
