@@ -80,10 +80,8 @@ def equipped(
     said: dict[str, Any],
     checkpoints: Path,
 ) -> Run:
-    data = {
-        k: cfg["data"][k]
-        for k in ("batch_size", "num_workers", "timeout", "resize", "cache_gb", "per_class", "sampler")
-    }
+    data = {k: cfg["data"][k] for k in ("batch_size", "timeout", "resize", "cache_gb", "per_class", "sampler")}
+    data["num_workers"] = hardware.workers(cfg, max(map(len, source.splits.values())))
     train = source.splits["train"]
     counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
     task = combined.fair(cfg, task, train, partial(loss_of, cfg, task, counted))

@@ -16,6 +16,7 @@ import torch
 
 from src.contracts import ConfigError
 
+WORTH = 100  # images of a split for each process that decodes: starting one takes as long as some images do
 # What is said with the flags of Lightning's Trainer, and is not for it.
 OWN = ("effective_batch", "auto_batch", "compile", "matmul_precision")
 
@@ -112,6 +113,17 @@ def ranks(cfg: dict[str, Any]) -> int:
     if count in ("auto", -1):
         count = torch.cuda.device_count() if accelerator(cfg) == "gpu" else 1
     return words["num_nodes"] * (len(count) if isinstance(count, list) else int(count))
+
+
+def workers(cfg: dict[str, Any], images: int) -> int:
+    """How many processes decode and augment, for each that trains."""
+    if (asked := cfg["data"]["num_workers"]) != "auto":
+        return asked
+    if accelerator(cfg) != "gpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = max(ranks(cfg) // cfg["trainer"]["num_nodes"], 1)
+    return max(min(cores // local - 1, images // WORTH), 0)
 
 
 def refuse_other_ranks(cfg: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ RULES: dict[str, Rule] = {
     "data.batch_size": whole("1 <= x"),
     "data.per_class": whole("1 <= x"),
     "data.sampler": one_of("shuffled", "balanced", "sqrt", "group"),
-    "data.num_workers": whole("0 <= x"),
+    "data.num_workers": whole("0 <= x") | one_of("auto"),
     "data.timeout": number("0 <= x"),
     "data.leak": one_of("warn", "error", "drop"),
     "data.suspects": one_of("keep", "drop"),

@@ -188,7 +188,8 @@ class Loaders(LightningDataModule):
     def notes(self) -> tuple[str, ...]:
         """Where the images of a fit come from, one sentence each."""
         fitted = ("train", None if self.augment else self.resize), ("val", self.resize)
-        return tuple(dict.fromkeys(note for _, note in itertools.starmap(self.copies, fitted) if note))
+        notes = dict.fromkeys(note for _, note in itertools.starmap(self.copies, fitted) if note)
+        return *notes, *([f"images: decoded and augmented by {self.num_workers} processes"] if self.num_workers else [])
 
     def copies(self, split: str, resize: str | None) -> tuple[Copies, str]:
         """The images of a split, opened once, and where they come from. resize: of the evaluation view; None: to be
