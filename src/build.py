@@ -81,7 +81,6 @@ def equipped(
     checkpoints: Path,
 ) -> Run:
     data = {k: cfg["data"][k] for k in ("batch_size", "timeout", "resize", "cache_gb", "per_class", "sampler")}
-    data["num_workers"] = hardware.workers(cfg, max(map(len, source.splits.values())))
     train = source.splits["train"]
     counted = {"counts": source.labels.counts(train.targets, source.classes), "images": len(train)}
     task = combined.fair(cfg, task, train, partial(loss_of, cfg, task, counted))
@@ -95,11 +94,16 @@ def equipped(
         network=lambda: start(cfg, task, source.classes, home)[0],
         module=partial(compose, cfg, task, said, counted),
         trainer=partial(trainer, cfg, home, source),
-        loaders=Loaders(source, spec, cfg["seed"], make(cfg["augment"]), **data, cache=Path(cfg["paths"]["cache"])),
+        loaders=Loaders(
+            *(source, spec, cfg["seed"], make(cfg["augment"])),
+            **data,
+            cache=Path(cfg["paths"]["cache"]),
+            workers=hardware.workers(cfg),
+        ),
         checkpoints=checkpoints,
         fork=lambda name, **more: fork(r, said, name, **more),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
-        load=lambda: load_model(home.path / "model")[0],
+        load=lambda: load_model(home.path / "model", hardware.device(cfg))[0],
         model=home.path / "model",
         decisions=decisions,
         leader=world.rank() == 0,

@@ -56,10 +56,10 @@ class Predictor:
         """run_dir: of a run whose stage `select` is done, its model/ folder alone, or a .ckpt file. device: None is a
         GPU where there is one. Raises ConfigError where there is no model of this template, or a changed one."""
         where = place(run_dir)
-        network, facts = load_model(where)
-        complete(facts, NEEDED, where)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        network.to(device).to(memory_format=torch.channels_last)
+        network, facts = load_model(where, device)
+        complete(facts, NEEDED, where)
+        network.to(device)
         saved = decisions.load(where, facts)
         return cls(network, facts, _task(facts), evaluation(network.spec, facts["resize"]), saved, batch_size)
 

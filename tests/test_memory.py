@@ -29,7 +29,6 @@ from tests.test_combined import built
 from tests.test_resume import same, saved, updates
 
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in eval mode at the start")
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 IMAGES = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -223,6 +222,23 @@ def test_float32_products_are_as_exact_as_asked_on_a_gpu_alone(monkeypatch):
     assert said == ["high"]
 
 
+@pytest.mark.parametrize(
+    ("where", "said", "ranks", "found"),
+    [
+        ("cpu", "auto", 1, [0, 0, 0]),
+        ("cpu", 2, 1, [2, 2, 2]),
+        ("gpu", "auto", 1, [0, 4, 15]),
+        ("gpu", "auto", 4, [0, 3, 3]),
+        ("gpu", 0, 1, [0, 0, 0]),
+    ],
+)
+def test_where_a_gpu_trains_the_other_cores_decode(monkeypatch, where, said, ranks, found):
+    monkeypatch.setattr(hardware, "accelerator", lambda cfg: where)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    cfg = {"data": {"num_workers": said}, "trainer": {"devices": ranks, "num_nodes": 1}}
+    assert [hardware.workers(cfg)(images) for images in (30, 800, 100_000)] == found
+
+
 def test_a_compiler_that_is_not_there_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     cfg = {"trainer": {"compile": True, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true"}}
@@ -238,29 +254,6 @@ def test_compiling_pays_where_it_saves_more_than_it_costs(monkeypatch, seconds, 
     monkeypatch.setattr(settle, "prepare", lambda cfg, home: run)
     monkeypatch.setattr(settle, "pace", lambda r, device: SimpleNamespace(train=seconds / 1000))
     assert settle.pays({"trainer": {"max_epochs": 10, "precision": precision}}, SimpleNamespace()) is answer
-
-
-@gpu
-@quiet
-@pytest.mark.parametrize(
-    "more", ["trainer.compile=true", "trainer.precision=bf16-mixed", "trainer.matmul_precision=high"]
-)
-def test_a_gpu_trains_as_a_cpu_does(shapes, tmp_path, more):
-    said = "trainer.limit_val_batches=1 trainer.accelerator="
-    a, b = (fitted(f"{said}{where}", tmp_path / where.split()[0], shapes) for where in ("cpu", f"gpu {more}"))
-    for (key, x), y in zip(a.network.named_parameters(), b.network.parameters(), strict=True):
-        torch.testing.assert_close(y.cpu(), x, rtol=0.05, atol=5e-3, msg=key)
-
-
-@gpu
-@quiet
-def test_the_batch_that_fits_a_gpu_is_found(shapes, tmp_path):
-    said = ["trainer.accelerator=gpu", "model.name=resnet50", "model.image_size=1024"]
-    r = built(said, tmp_path, shapes)
-    assert settle.fits(r, 1)
-    held = torch.empty(int(0.88 * torch.cuda.mem_get_info()[0]), dtype=torch.uint8, device="cuda")
-    assert not settle.fits(r, 48)
-    del held
 
 
 def test_what_a_process_holds_for_itself_does_not_grow_with_the_table(tmp_path, monkeypatch):

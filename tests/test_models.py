@@ -18,7 +18,7 @@ from torch import nn
 from src.contracts import Backbone, ConfigError
 from src.factory import make
 from src.models import timm_backbone as room
-from src.models.folded import fold, unfold
+from src.models.folded import FOLDED, fold, unfold
 from src.models.network import Network, dry_run
 from src.models.saved import load_model, save_model
 from src.models.weights import load_weights, read_spec
@@ -347,7 +347,7 @@ def saved(name: str, folder: Path, outputs: int = 3, **values) -> Network:
     network.train()(picture(network.spec.channels, images=4))  # BatchNorm statistics move
     build = node("model", "timm", **{"name": name, "pretrained": False, "image_size": 64} | values)
     save_model(network, folder, {"build": build, "classes": ["a", "b", "c"]})
-    network.fold()
+    network.suit("cpu")
     return network.eval()
 
 
@@ -359,6 +359,23 @@ def test_a_saved_network_comes_back_to_the_bit(tmp_path, name):
     with torch.no_grad():
         assert torch.equal(again(picture(1)), network(picture(1)))
     assert not list((tmp_path / "model").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("name", "planar"), [("test_resnet", False), ("mobilenetv2_035", True), ("test_vit", False)])
+def test_a_gpu_convolves_depth_by_depth_in_planes_and_folds_nothing(name, planar):
+    network, images = Network(backbone(name), 3).eval(), picture()
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    network.suit("cpu")
+    folded = network(images)
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convs)
+    assert any(FOLDED in vars(m) for m in network.modules()) == (name != "test_vit")
+    network.suit("cuda:0")
+    assert all(m.weight.is_contiguous() for m in convs) == planar
+    assert not any(FOLDED in vars(m) for m in network.modules())
+    seen = []
+    convs[0].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    torch.testing.assert_close(network(images.contiguous(memory_format=torch.channels_last)), folded)
+    assert seen[0].is_contiguous() == planar
 
 
 @pytest.mark.parametrize("name", [SMALL, "test_vit"])
@@ -378,7 +395,7 @@ def test_a_frozen_backbone_is_read_beside_the_other_and_comes_back_to_the_bit(tm
         network.answer(torch.cat([w * (i == j) for j, w in enumerate(weight)], 1), bias[i])
         torch.testing.assert_close(network.evidence(images, torch.eye(3)[:2], signed=True), alone[i])
     network.answer(torch.cat(list(weight), 1), bias.sum(0))
-    network.fold()
+    network.suit("cpu")
     frozen = network.train().frozen
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     save_model(network.eval(), tmp_path / "model", {"build": build, "classes": ["a", "b", "c"]})

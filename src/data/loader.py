@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,20 +144,21 @@ class Loaders(LightningDataModule):
         seed: int,
         augment: Callable[[InputSpec], Transform | None],
         batch_size: int = 32,
-        num_workers: int = 0,
         timeout: float = 120,
         resize: str = "crop",
         cache: Path | None = None,
         cache_gb: float = 0,
         per_class: int = 1,
         sampler: str = "shuffled",
+        workers: Callable[[int], int] = lambda images: 0,
     ):
         """cache: the folder that keeps decoded images, where those of one split and view fit into `cache_gb`.
-        per_class: images of a class that come side by side in training. sampler: see src/data/sampler.py."""
+        per_class: images of a class that come side by side in training. sampler: see src/data/sampler.py.
+        workers: images that are to be read -> processes that do it."""
         super().__init__()
         self.sampler = sampler
         self.source, self.spec, self.seed = source, spec, seed
-        self.batch_size, self.num_workers, self.timeout = batch_size, num_workers, timeout
+        self.batch_size, self.workers, self.timeout = batch_size, workers, timeout
         self.resize, self.cache, self.cache_gb = resize, cache, cache_gb
         self.opened: dict[tuple[str, str | None], tuple[Copies, str]] = {}
         self.augment = augment(spec)
@@ -189,7 +191,8 @@ class Loaders(LightningDataModule):
         """Where the images of a fit come from, one sentence each."""
         fitted = ("train", None if self.augment else self.resize), ("val", self.resize)
         notes = dict.fromkeys(note for _, note in itertools.starmap(self.copies, fitted) if note)
-        return *notes, *([f"images: decoded and augmented by {self.num_workers} processes"] if self.num_workers else [])
+        most = self.workers(sys.maxsize)
+        return *notes, *([f"images: decoded and augmented by up to {most} processes"] if most else [])
 
     def copies(self, split: str, resize: str | None) -> tuple[Copies, str]:
         """The images of a split, opened once, and where they come from. resize: of the evaluation view; None: to be
@@ -231,13 +234,15 @@ class Loaders(LightningDataModule):
             batches = (Repeated if overfit else Shuffled)(*common, *begun, arrange)
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
+        epochs = self.trainer.max_epochs if train and self.trainer is not None else 1
+        workers = self.workers(max(epochs or 1, 1) * len(items if only is None else only))
         return DataLoader(
             Images(items, image, augment, self.seed, self.mask is not None and items.labelled),
             sampler=batches,
             batch_size=None,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            timeout=self.timeout if self.num_workers else 0,  # 0 would wait for a hung worker for ever
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            timeout=self.timeout if workers else 0,  # 0 would wait for a hung worker for ever
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
         )

@@ -114,4 +114,4 @@ class DenseNetwork(Network):
             for part, columns in zip(head.classes, weight.split(self.widths, 1), strict=True):
                 part.get_parameter("weight").copy_(columns[:, :, None, None])
             head.classes[0].get_parameter("bias").copy_(bias)
-        self.head, self.mirror = head.to(memory_format=torch.channels_last), mirror
+        self.head, self.mirror = head.to(memory_format=self.layout), mirror

@@ -50,6 +50,7 @@ class Network(nn.Module):
         self.stage = backbone.stage
         self.family, self.features, self.mirror = backbone.family, backbone.features, mirror
         self.batchnorm, self.patch = backbone.batchnorm, backbone.patch
+        self.layout = torch.channels_last
         self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
         self.backbone = backbone.net
@@ -100,6 +101,15 @@ class Network(nn.Module):
         """Lets a head read, behind what the backbone sees, what this one does, which does not learn."""
         self.frozen = frozen.eval().requires_grad_(False) if frozen else None
 
+    def suit(self, device: str) -> None:
+        """Lies in memory as convolutions are fastest on this device, and has BatchNorm folded where that pays; the
+        answers stay. On a GPU cuDNN builds depthwise convolutions in channels_last anew for each size of a batch, which
+        takes seconds, and small batches wait for the kernels that folding adds: docs/results.md."""
+        depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.modules())
+        self.layout = torch.contiguous_format if depthwise and device.startswith("cuda") else torch.channels_last
+        self.to(memory_format=self.layout)
+        self.fold() if device == "cpu" else self.unfold()
+
     def fold(self) -> None:
         """BatchNorm that stands still costs nothing from now on: see src/models/folded.py."""
         image = self._normalised(torch.zeros(1, self.spec.channels, *self.spec.size, device=self.mean.device))
@@ -142,6 +152,7 @@ class Network(nn.Module):
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         x = image.float() / 255 if image.dtype == torch.uint8 else image
+        x = x.contiguous() if self.layout is torch.contiguous_format else x
         return ((x - self.mean) / self.std).to(next(self.backbone.parameters()).dtype)  # bf16-true has no float weights
 
     def width(self) -> int:

@@ -58,7 +58,7 @@ def sit(run: Run, images: int) -> Exam:
     batches = list(run.loaders.loader("test", only=only, shared=False))
     seen, target, index = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target", "index"))
     where = hardware.device(dict(run.cfg))
-    network = run.load().eval().requires_grad_(False).to(where).to(memory_format=torch.channels_last)
+    network = run.load().eval().requires_grad_(False).to(where)
     saved = calibration(run)
 
     def shipped(some: torch.Tensor) -> torch.Tensor:
