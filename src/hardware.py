@@ -20,7 +20,7 @@ from src.contracts import ConfigError
 
 COSTS = 40  # images that are decoded while a process that decodes is started and ended: 85 ms, of 2 ms each
 # What is said with the flags of Lightning's Trainer, and is not for it.
-OWN = ("effective_batch", "auto_batch", "compile", "matmul_precision")
+OWN = ("effective_batch", "auto_batch", "channels_last", "compile", "matmul_precision")
 
 
 def fast_bf16() -> bool:

@@ -369,6 +369,8 @@ def test_a_gpu_convolves_depth_by_depth_in_planes_and_folds_nothing(name, planar
     folded = network(images)
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convs)
     assert any(FOLDED in vars(m) for m in network.modules()) == (name != "test_vit")
+    network.suit("cuda:0", channels_last=True)
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convs)
     network.suit("cuda:0")
     assert all(m.weight.is_contiguous() for m in convs) == planar
     assert not any(FOLDED in vars(m) for m in network.modules())

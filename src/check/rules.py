@@ -229,6 +229,7 @@ RULES: dict[str, Rule] = {
     "trainer.strategy": TEXT | NODE,
     "trainer.strategy.timeout.minutes": number("0 < x"),
     "trainer.precision": one_of(*PRECISIONS, 32, 16, 64),
+    "trainer.channels_last": BOOL | one_of("auto"),
     "trainer.matmul_precision": one_of("highest", "high", "medium"),
     "trainer.compile": BOOL | one_of("auto", "inductor", "aot_eager", "eager"),
     "trainer.effective_batch": whole("1 <= x") | NULL,

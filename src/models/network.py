@@ -101,12 +101,14 @@ class Network(nn.Module):
         """Lets a head read, behind what the backbone sees, what this one does, which does not learn."""
         self.frozen = frozen.eval().requires_grad_(False) if frozen else None
 
-    def suit(self, device: str) -> None:
+    def suit(self, device: str, channels_last: bool | str = "auto") -> None:
         """Lies in memory as convolutions are fastest on this device, and has BatchNorm folded where that pays; the
         answers stay. On a GPU cuDNN builds depthwise convolutions in channels_last anew for each size of a batch, which
         takes seconds, and small batches wait for the kernels that folding adds: docs/results.md."""
-        depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.modules())
-        self.layout = torch.contiguous_format if depthwise and device.startswith("cuda") else torch.channels_last
+        if channels_last == "auto":
+            depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.modules())
+            channels_last = not (depthwise and device.startswith("cuda"))
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.layout)
         self.fold() if device == "cpu" else self.unfold()
 
