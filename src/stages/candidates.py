@@ -47,6 +47,10 @@ class Seen:
     def only(self, kept: torch.Tensor) -> Seen:
         return Seen(self.x[kept], self.target[kept])
 
+    def first(self) -> Seen:
+        """What the first of two backbones sees."""
+        return Seen(self.x.tensor_split(2, 1)[0], self.target)
+
 
 def parts(name: str) -> tuple[str, str, bool]:
     """network, head, mirror"""
@@ -65,17 +69,29 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
-    if twice := {other: words for other, words in mine.items() if words[1] == "frozen"}:
-        yield from _with_frozen(run, network, twice)
-        mine = {other: words for other, words in mine.items() if other not in twice}
-        if not mine:
-            return
-    if network.dense or (name != "probe" and network.answers() is None):
-        yield from _whole(run, network, mine)
+    twice = {other: words for other, words in mine.items() if words[1] == "frozen"}
+    once = {other: words for other, words in mine.items() if other not in twice}
+    whole = network.dense or (name != "probe" and network.answers() is None)
+    if once and whole:
+        yield from _whole(run, network, once)
+    if whole and not twice:
         return
+    network.keep(run.network().backbone if twice else None)
     val = _val(run, network)
-    other = _val(run, network, mirrored).x if any(mirror for *_, mirror in mine.values()) else val.x
+    other = _val(run, network, mirrored) if any(mirror for *_, mirror in mine.values()) else val
     train = fitted(run, network) if any(head for _, head, _ in mine.values()) else None
+    if twice and train:
+        yield from _with_frozen(run, network, twice, train, val, other)
+        network.keep(None)
+        train, val, other = train.first(), val.first(), other.first()
+    if once and not whole:
+        yield from _with_heads(run, network, once, train, val, other)
+
+
+def _with_heads(
+    run: Run, network: Any, mine: dict[str, tuple[str, str, bool]], train: Seen | None, val: Seen, other: Seen
+) -> Iterator[Candidate]:
+    """The network's own head, and those that are solved on its features. other: what it sees of val's mirror images."""
     trained = closing = network.answers()
     weights = {"": (1.0, 0.0)}
     if train:
@@ -84,7 +100,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         weights = {"": (1.0, 0.0), "closing": (0.0, 1.0)}
         if run.task.weigh:
             weights = run.task.weigh(trained, closing, judged.x, judged.target)
-    for full, (_, kind, mirror) in mine.items():
+    for full, (name, kind, mirror) in mine.items():
         head, final = trained, None
         if name == "probe":
             head = probe.read(run.home).best
@@ -92,7 +108,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         elif train:
             head = _both(run, trained, closing, weights[kind], train.target)
             final = partial(_mixed_again, run, network, train, val, kind, weights[kind]) if kind else None
-        x = (val.x + other) / 2 if mirror else val.x
+        x = (val.x + other.x) / 2 if mirror else val.x
         yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
 
 
@@ -101,21 +117,20 @@ def beside(task: Task) -> bool:
     return task.target == "class" and not task.by_class and task.mix is not None
 
 
-def _with_frozen(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> Iterator[Candidate]:
+def _with_frozen(
+    run: Run, network: Any, mine: dict[str, tuple[str, str, bool]], train: Seen, val: Seen, other: Seen
+) -> Iterator[Candidate]:
     """Closing heads on the backbone and on what it was before the fit, as one head. Raced (docs/results.md, two
     backbones): the one that was fine-tuned counts twice."""
     assert run.task.weigh and run.task.mix
-    network.keep(run.network().backbone)
-    train, val = fitted(run, network), _val(run, network)
     judged, heads = val if len(val.target) else train, _closing_twice(run, network, train)
     frozen, tuned = run.task.weigh(*heads, judged.x, judged.target)["blend"]
     weights = (frozen * 2 / 3, tuned * 4 / 3)
     weight, bias = run.task.mix(*heads, weights, train.target)
     for name, (*_, mirror) in mine.items():
-        x = (val.x + _val(run, network, mirrored).x) / 2 if mirror else val.x
+        x = (val.x + other.x) / 2 if mirror else val.x
         final = partial(_mixed_again, run, network, train, val, "frozen", weights)
         yield Candidate(name, (weight, bias), x @ weight.T + bias, val.target, weights, final)
-    network.keep(None)
 
 
 def _closing_twice(run: Run, network: Any, train: Seen) -> tuple[Affine, Affine]:
