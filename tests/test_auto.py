@@ -15,8 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.stages.embed import shaken
+from src.contracts import ConfigError
+from src.stages.embed import embed, shaken
 from tests.conftest import ROOT
+from tests.test_combined import built
 
 
 def words(shapes, folder, *more: str) -> list[str]:
@@ -395,3 +397,13 @@ def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygot
         w for w in words(shapes, tmp_path, "mix=mixup", "mix.off_epochs=11", "budget=1s") if "epochs=3" not in w
     ]
     assert zygote.run(*open_end, "stages=[probe]") == 0, "how long it will be is not known before: " + zygote.screen
+
+
+def test_features_that_overflow_are_told_with_their_network_and_not_kept(shapes, tmp_path):
+    r = built([], tmp_path, shapes)
+    network = r.network()
+    with torch.no_grad():
+        next(iter(network.backbone.parameters())).fill_(1e38)
+    with pytest.raises(ConfigError, match=r"name=test_resnet: what it sees of 48 of 48 images of train is not finite"):
+        embed(r, network, "cpu", "train")
+    assert not list((tmp_path / "cache" / "features").glob("*"))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2 import Compose, RandomResizedCrop, TrivialAugmentWide
 
 from src import rng
-from src.contracts import Run
+from src.contracts import ConfigError, Run
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,6 +71,11 @@ def embed(
             image = batch["image"].to(device)
             found.append(network.embed(change(image) if change else image).float().cpu())
     features = torch.cat(found)
+    if blind := int((~features.isfinite()).any(1).sum()):
+        raise ConfigError(
+            f"model.name={run.cfg['model'].get('name')}: what it sees of {blind} of {len(features)} images of {split} "
+            "is not finite.\nIts weights may be damaged: look at model.weights, or set another model.name."
+        )
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.tmp")
