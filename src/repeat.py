@@ -112,7 +112,8 @@ def page(table: Table, other: Table | None, against: str) -> str:
     lines = []
     for key, values in table.items():
         centre, half = few.interval([*values.values()])
-        line = f"{key:24} {few.told(centre, half):20} {min(values.values()):.4f} … {max(values.values()):.4f}"
+        told = few.told(centre, half) if half else f"{centre:.4f} each time"
+        line = f"{key:24} {told:20} {min(values.values()):.4f} … {max(values.values()):.4f}"
         if other is not None and (pairs := few.paired(values, other.get(key, {})))[2]:
             change, width, n = pairs
             what = "beyond chance" if abs(change) > width else "within chance"

@@ -290,6 +290,12 @@ def test_a_repeat_does_only_what_is_missing_and_is_compared_seed_by_seed(tmp_pat
     assert repeat.main(["folds=2", "data.fold=1"], FAKE) == 2
 
 
+def test_seeds_that_change_nothing_have_no_interval(tmp_path, capsys):
+    assert repeat.main(["seeds=2", f"paths.logs={tmp_path}", "recipe=probe", "optimizer.lr=0.01"], FAKE) == 0
+    told = capsys.readouterr().out
+    assert "0.9000 each time" in told and "±" not in told
+
+
 def test_folds_are_the_words_of_a_merge(tmp_path):
     assert repeat.main(["folds=3", "data=folder", "data.root=.", f"paths.logs={tmp_path}"], FAKE) == 0
     assert [began(tmp_path / "repeat" / f"fold-{i}")[0]["data.fold"] for i in range(3)] == ["0", "1", "2"]
