@@ -356,6 +356,9 @@ def test_labels_that_are_surely_wrong_are_not_learnt(auto, zygote, tmp_path):
     for said in ("not learnt", "of the training labels are wrong", "of the labels of val are wrong: its metrics are"):
         assert said in (run / "report" / "index.html").read_text(), said
     gone = int(re.findall(r"select: (\d+) of the 48 images of val are not learnt", zygote.screen)[0])
+    doubted = list(csv.DictReader((run / "suspects_val.csv").read_text().splitlines()))
+    wrong = [row for row in doubted if "abcd".index(row["label"]) != int(row["path"].split("/")[2][0])]
+    assert len(doubted) == gone and len(wrong) >= gone - 2
     updates = 2 * -(-(96 - len(left) + 48 - gone) // 8)
     assert 9 <= gone <= 14 and found(run, "metrics.json")["refit/updates"] == updates, "12 labels of val are wrong"
     kept = tmp_path / "kept"

@@ -94,7 +94,8 @@ def _head(run: Run, chosen: Candidate) -> Affine | None:
     kept = doubts.right(run, chosen.logits, chosen.target)
     if run.leader and not kept.all():
         wrong = f"{int((~kept).sum())} of the {len(kept)} images of val"
-        print(f"select: {wrong} are not learnt, now that it has chosen: their labels are rather wrong than right")
+        why = f"their labels are rather wrong than right ({doubts.listed(run, kept)})"
+        print(f"select: {wrong} are not learnt, now that it has chosen: {why}")
     return chosen.final(kept) if chosen.final else chosen.head
 
 
