@@ -107,6 +107,11 @@ def hold(cfg: DictConfig, home: folder.RunFolder) -> None:
                 scores = scores | {name: [*scores.get(name, ()), fitted(cfg, home, name, turn, len(said["rivals"]))]}
                 if leader:
                     _keep(home, said | {"scores": scores}, time.monotonic() - begun)
+        if all(math.isnan(scores[name][turn]) for name in left):
+            raise NonFinite(
+                f"None of the networks could be fitted ({', '.join(left)}): no loss stayed finite.\n"
+                "Start again with a lower optimizer.lr or trainer.gradient_clip_val=1.0, or look with debug=anomaly."
+            )
         left = better(left, {name: scores[name][turn] for name in left}, said["mode"])
     if leader:
         if "winner" not in said:
@@ -131,7 +136,8 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
         trained(run, "fit")
     except NonFinite as error:  # on all ranks; the others shall not end with it, nor each resume of the run
         signals.defer(False)
-        print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
+        if run.leader:
+            print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
         return math.nan
     score, shipped = worth(run)
     if run.leader:
