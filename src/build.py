@@ -103,7 +103,7 @@ def equipped(
         checkpoints=checkpoints,
         fork=lambda name, **more: fork(r, said, name, **more),
         save=lambda net, more: save_model(net, home.path / "model", {**said, **more}),
-        load=lambda: load_model(home.path / "model", hardware.device(cfg))[0],
+        load=lambda: load_model(home.path / "model", *hardware.layout(cfg))[0],
         model=home.path / "model",
         decisions=decisions,
         leader=world.rank() == 0,

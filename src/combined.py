@@ -142,6 +142,7 @@ def _divided(cfg: Mapping[str, Any], trial: Any) -> None:
         and "Set trainer.gradient_clip_algorithm=norm trainer.gradient_clip_val=1.0",
         f"penalty={option('penalty', cfg['penalty'])}": trial.penalty and "Set penalty=none",
         f"trainer.compile={str(words['compile']).lower()}": words["compile"] and "Set trainer.compile=false",
+        "trainer.channels_last=true": words["channels_last"] is True and "Set trainer.channels_last=auto",
         f"{', '.join(single)}, a single number that learns": single
         and "Set model.head_scale to a number, if it is that of model.head=cosine; else another model.name or loss",
     }

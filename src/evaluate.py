@@ -173,7 +173,7 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     from src.data.audit import audit
     from src.data.scan import scan
     from src.factory import make
-    from src.hardware import device, refuse_impossible
+    from src.hardware import layout, refuse_impossible
     from src.models.saved import load_model
 
     refuse_impossible(cfg)
@@ -197,7 +197,7 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     source = replace(alone, splits={**known, "test": alone.splits["train"]})
     task = task_of(cfg, source)
     r = equipped(cfg, home, source, audit(alone, 0), task, network.spec, facts, run / "checkpoints")
-    return replace(r, load=lambda: load_model(run / "model", device(cfg))[0], model=run / "model")
+    return replace(r, load=lambda: load_model(run / "model", *layout(cfg))[0], model=run / "model")
 
 
 def refuse_learnt(source: Source, run: Path, cfg: Mapping[str, Any]) -> None:

@@ -43,6 +43,11 @@ def device(cfg: dict[str, Any]) -> str:
     return "cuda" if (where := accelerator(cfg)) == "gpu" else where
 
 
+def layout(cfg: dict[str, Any]) -> tuple[str, bool | str]:
+    """What networks are suited to: the device, trainer.channels_last."""
+    return device(cfg), cfg["trainer"]["channels_last"]
+
+
 @cache
 def startup() -> float:
     """Seconds from the start of this process to the first call: what the imports took."""

@@ -42,7 +42,7 @@ def start(
     else:
         origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
         notes = [f"weights: {origin}; the head is new"]
-    network.suit(hardware.device(cfg), cfg["trainer"]["channels_last"])
+    network.suit(*hardware.layout(cfg))
     if cfg["trainer"].get("sync_batchnorm"):  # for which Lightning replaces all of them
         network.unfold()
     if cfg["start"] == "probe" and home:

@@ -60,6 +60,7 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", "GPU available but not used")  # trainer.accelerator=cpu was said
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
 
 

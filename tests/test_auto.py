@@ -15,7 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.build import build
 from src.contracts import ConfigError
+from src.folder import RunFolder
+from src.stages import probe
+from src.stages.candidates import candidates
 from src.stages.embed import embed, shaken
 from tests.conftest import ROOT
 from tests.test_combined import built
@@ -67,6 +71,19 @@ def test_of_few_images_the_backbone_as_it_was_stays_beside_the_one_that_learns(a
     assert not torch.equal(shipped["backbone.stem.conv.weight"], shipped["frozen.stem.conv.weight"])
     tuned, kept = shipped["head.weight"].tensor_split(2, 1)
     assert tuned.any() and kept.any()
+
+
+@pytest.mark.parametrize("most", [None, 48])  # images for one backbone: for two of them half as many
+def test_other_heads_are_solved_as_if_no_second_backbone_had_been_looked_at(auto, tmp_path, monkeypatch, most):
+    home = RunFolder(shutil.copytree(auto / "run", tmp_path / "run"))
+    r = build(home.words(), home)
+    if most:
+        monkeypatch.setattr(probe, "NUMBERS", most * r.network().width())
+    both, alone = candidates(r, ["ema+frozen", "ema+closing"]), candidates(r, ["ema+closing"])
+    assert [one.name for one in both] == ["ema+frozen", "ema+closing"]
+    for mine, its in zip(both[1].head, alone[0].head, strict=True):
+        torch.testing.assert_close(mine, its)
+    torch.testing.assert_close(both[1].logits, alone[0].logits)
 
 
 def test_mirroring_is_forbidden_where_left_and_right_are_the_classes(auto):
@@ -391,6 +408,16 @@ def test_networks_fitted_side_by_side_leave_out_what_each_of_them_doubts_and_end
     left = [row for row in csv.DictReader((run / "suspects.csv").read_text().splitlines()) if row["left out"] == "yes"]
     assert left and found(run, "run.json")["images"]["train"] == 96 - len(left)
     assert f"| {(96 - len(left)) / 4:.3g} images a class" in (run / "recipe.md").read_text(), "of those that are learnt"
+
+
+def test_a_contest_that_nobody_survives_ends_with_what_to_do(auto, zygote, tmp_path):
+    root, weights = quarters(tmp_path / "images", 0), tmp_path / "random.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    names = f"model.candidates={{test_byobnet.glyphs: null, test_resnet: '{weights}'}}"
+    more = (f"run_dir={tmp_path / 'run'}", names, "model.top=2", "model.image_size=32", "optimizer.lr=1e30")
+    asked = [word for word in words(root, auto, *more) if "model.name" not in word]
+    assert zygote.run(*asked, "trainer.gradient_clip_val=0", "stages=[probe,fit,select,test]") == 1, zygote.screen
+    assert "None of the networks could be fitted (" in zygote.screen and zygote.screen.count("goes no further") == 2
 
 
 def test_what_cannot_be_trained_is_refused_before_the_probe_takes_its_time(zygote, shapes, tmp_path):

@@ -97,6 +97,7 @@ def test_a_unit_is_a_block_that_is_called(name, checkpointing, units):
     [
         "trainer.gradient_clip_algorithm=agc trainer.gradient_clip_val=0.1",
         "trainer.compile=aot_eager",
+        "trainer.channels_last=true",
         "optimizer.opt=adafactor optimizer=timm",
         "optimizer.base.opt=muon optimizer=sam",
         "model.head=cosine",

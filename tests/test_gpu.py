@@ -57,8 +57,10 @@ def test_a_run_of_all_stages_is_evaluated_by_a_cpu_with_the_same_numbers(run):
 def test_a_killed_run_resumes_to_the_same_bit(run, zygote, shapes, tmp_path, at, n):
     fault = {"at": at, "n": n, "number": int(signal.SIGKILL)}
     assert zygote.run(*on_gpu(shapes, tmp_path), fault=fault) == -9, zygote.screen
-    assert 0 < updates(tmp_path / "run") < 18
+    done = updates(tmp_path / "run")
+    assert 0 < done < 18
     assert zygote.run(f"resume={tmp_path / 'run'}", seed=99) == 0, zygote.screen
+    assert zygote.screen.count("a training step") == 18 - done
     same(run, tmp_path / "run")
 
 
@@ -66,10 +68,10 @@ def test_a_killed_run_resumes_to_the_same_bit(run, zygote, shapes, tmp_path, at,
 def test_a_process_group_of_one_gpu_trains_as_the_gpu_alone(run, zygote, shapes, tmp_path, how):
     assert zygote.run(*on_gpu(shapes, tmp_path), f"trainer={how}", "trainer.devices=1") == 0, zygote.screen
     assert "Initializing distributed" in zygote.screen
-    assert metrics(tmp_path / "run")["test/nll"] == pytest.approx(metrics(run)["test/nll"], abs=1e-3)
+    assert metrics(tmp_path / "run")["test/nll"] == pytest.approx(metrics(run)["test/nll"], abs=1e-2)
 
 
-def test_as_many_processes_decode_as_there_are_cores_to_spare_and_change_nothing(run, zygote, shapes, tmp_path):
+def test_how_many_processes_decode_changes_nothing(run, zygote, shapes, tmp_path):
     assert zygote.run(*on_gpu(shapes, tmp_path), "data.num_workers=2") == 0, zygote.screen
     assert "decoded and augmented by up to 2 processes" in zygote.screen
     same(run, tmp_path / "run")
@@ -101,7 +103,7 @@ def test_memory_that_is_not_enough_is_told_with_what_needs_less(shapes, tmp_path
 def test_batchnorm_is_folded_to_the_same_numbers(shapes, tmp_path):
     net = built(["model.name=mobilenetv2_035"], tmp_path, shapes).network().backbone.eval().cuda().double()
     image = torch.rand(4, 3, 32, 32, device="cuda", dtype=torch.float64)
-    plain_answer = net(image)
-    assert fold(net, image) > 30
-    torch.testing.assert_close(net(image), plain_answer)
     unfold(net)
+    plain = net(image)
+    assert fold(net, image) > 30
+    torch.testing.assert_close(net(image), plain)

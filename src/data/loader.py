@@ -188,7 +188,7 @@ class Loaders(LightningDataModule):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where the images of a fit come from, one sentence each."""
+        """Where the images of a fit come from, and who decodes them, one sentence each."""
         fitted = ("train", None if self.augment else self.resize), ("val", self.resize)
         notes = dict.fromkeys(note for _, note in itertools.starmap(self.copies, fitted) if note)
         most = self.workers(sys.maxsize)
@@ -235,7 +235,7 @@ class Loaders(LightningDataModule):
         else:
             batches = InOrder(range(len(items)) if only is None else only, self.batch_size, rank, world)
         epochs = self.trainer.max_epochs if train and self.trainer is not None else 1
-        workers = self.workers(max(epochs or 1, 1) * len(items if only is None else only))
+        workers = self.workers(max(epochs or 1, 1) * len(items if only is None else only) // world)
         return DataLoader(
             Images(items, image, augment, self.seed, self.mask is not None and items.labelled),
             sampler=batches,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,7 +62,11 @@ class Distilled(nn.Module):
     @torch.no_grad()
     def _said(self, image: torch.Tensor) -> torch.Tensor:
         (teacher,) = self.teacher
-        size, network = teacher.spec.size, teacher.network.to(image.device).eval()
+        network: Any = teacher.network.eval()
+        size = teacher.spec.size
+        if network.mean.device != image.device:
+            network.to(image.device)
+            network.suit(image.device.type)
         if image.shape[-2:] != size:
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             image = interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)

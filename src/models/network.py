@@ -110,7 +110,7 @@ class Network(nn.Module):
             channels_last = not (depthwise and device.startswith("cuda"))
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.layout)
-        self.fold() if device == "cpu" else self.unfold()
+        self.fold() if device.startswith("cpu") else self.unfold()
 
     def fold(self) -> None:
         """BatchNorm that stands still costs nothing from now on: see src/models/folded.py."""

@@ -63,7 +63,7 @@ def save_model(network: Network, where: Path, facts: dict[str, Any]) -> str:
     return digest
 
 
-def load_model(where: Path, device: str = "cpu") -> tuple[Network, dict[str, Any]]:
+def load_model(where: Path, device: str = "cpu", channels_last: bool | str = "auto") -> tuple[Network, dict[str, Any]]:
     """Rebuilds a network, in eval mode, from a model/ folder or a checkpoint alone; and what is said there of it.
     device: that it will be moved to."""
     facts, state = _from_checkpoint(where) if where.suffix == ".ckpt" else _from_folder(where)
@@ -78,7 +78,7 @@ def load_model(where: Path, device: str = "cpu") -> tuple[Network, dict[str, Any
             f"{str(error).splitlines()[-1].strip()[:200]}\n"
             f"They were written with timm {said}, here is {here}: install that one, or copy the model/ folder again."
         ) from error
-    network.suit(device)
+    network.suit(device, channels_last)
     return network.eval(), facts
 
 

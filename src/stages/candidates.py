@@ -83,7 +83,8 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if twice and train:
         yield from _with_frozen(run, network, twice, train, val, other)
         network.keep(None)
-        train, val, other = train.first(), val.first(), other.first()
+        every = len(train.target) == len(run.source.splits["train"])
+        train, val, other = train.first() if every else fitted(run, network), val.first(), other.first()
     if once and not whole:
         yield from _with_heads(run, network, once, train, val, other)
 

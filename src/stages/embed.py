@@ -63,24 +63,28 @@ def embed(
     loader = run.loaders.loader(split, only=only, resize=resize)
     file = _file(run, network, split, only, resize, change, device)
     with suppress(OSError, SafetensorError, KeyError):
-        return load_file(file)["features"]
+        return _finite(run, split, load_file(file)["features"])
     network.eval().to(device)
     found = []
     with torch.inference_mode():
         for batch in loader:
             image = batch["image"].to(device)
             found.append(network.embed(change(image) if change else image).float().cpu())
-    features = torch.cat(found)
-    if blind := int((~features.isfinite()).any(1).sum()):
-        raise ConfigError(
-            f"model.name={run.cfg['model'].get('name')}: what it sees of {blind} of {len(features)} images of {split} "
-            "is not finite.\nIts weights may be damaged: look at model.weights, or set another model.name."
-        )
+    features = _finite(run, split, torch.cat(found))
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.tmp")
         save_file({"features": features}, part)
         os.replace(part, file)
+    return features
+
+
+def _finite(run: Run, split: str, features: torch.Tensor) -> torch.Tensor:
+    if blind := int((~features.isfinite()).any(1).sum()):
+        raise ConfigError(
+            f"model.name={run.cfg['model'].get('name')}: what it sees of {blind} of {len(features)} images of {split} "
+            "is not finite.\nIts weights or these images may be damaged: look at model.weights, or at images of floats."
+        )
     return features
 
 

@@ -10,7 +10,7 @@ import torch
 
 from src.contracts import Run
 
-BATCHES = 4  # timed, after a first one that warms up
+BATCHES = 4  # timed, after a first one that warms up, and those that loader processes have ready by then
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def pace(run: Run, device: str) -> Pace:
     began = time.monotonic()
     loader = run.loaders.loader("train", train=True)
     endless = itertools.chain.from_iterable(itertools.repeat(loader))  # there may be fewer batches than are timed
-    for i, batch in enumerate(itertools.islice(endless, BATCHES + 1)):
+    first = 1 + 2 * loader.num_workers
+    for i, batch in enumerate(itertools.islice(endless, first + BATCHES + loader.num_workers)):
         batch = {name: value.to(device) for name, value in batch.items()}
         decoded = time.monotonic()
         module.train()
@@ -40,7 +41,7 @@ def pace(run: Run, device: str) -> Pace:
             module.network(batch["image"])
         _wait(device)
         predicted = time.monotonic()
-        if i:
+        if i >= first:
             seen += len(batch["image"])
             seconds["train"] += trained - began
             seconds["predict"] += predicted - trained + decoded - began
