@@ -50,6 +50,7 @@ class Distilled(nn.Module):
         self.heat = 2.0 if temperature is None else temperature
         self.far: Far = {"class": self._class, "labels": self._labels, "numbers": self._numbers}[task.target]
         self.teacher = (teacher,)  # in a tuple, where torch looks for no parameters
+        self.device = torch.device("cpu")  # where the teacher is
         self.notes = (*getattr(loss, "notes", ()), *teacher.notes)
         for name in ("takes", "soft", "supposes", "rate"):  # what others ask of a loss
             if hasattr(loss, name):
@@ -64,9 +65,10 @@ class Distilled(nn.Module):
         (teacher,) = self.teacher
         network: Any = teacher.network.eval()
         size = teacher.spec.size
-        if network.mean.device != image.device:
+        if self.device != image.device:
             network.to(image.device)
             network.suit(image.device.type)
+            self.device = image.device
         if image.shape[-2:] != size:
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             image = interpolate(image, size, mode="bilinear", antialias=True).clamp(0, 1)
