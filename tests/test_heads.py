@@ -78,7 +78,7 @@ def test_a_head_that_is_solved_again_learns_no_image_of_val_whose_label_is_rathe
     head = task.close(train.x, train.target, slice(None))
     task = replace(task, mix=None, close=lambda x, target, _: learnt.append((x, target)) or head)
     network = SimpleNamespace(features=8, answers=lambda: head)
-    run = SimpleNamespace(cfg={"data": {"suspects": suspects}, "refit": "head"}, task=task, leader=True)
+    run = SimpleNamespace(cfg={"data": {"suspects": suspects}, "refit": "head"}, task=task, leader=False)
     final = partial(candidates._mixed_again, run, network, train, val, "closing", (0.0, 1.0))
     logits = val.x @ head[0].T + head[1]
     select._head(run, candidates.Candidate("ema+closing", head, logits, val.target, (0.0, 1.0), final))

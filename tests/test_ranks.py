@@ -47,7 +47,7 @@ def sources(shapes, tmp_path_factory) -> dict[str, Source]:
 def loaders(source: Source, rank: int, world: int) -> Loaders:
     spec = replace(timm_backbone("test_byobnet.glyphs").spec, size=(20, 20), channels=3)
     found = Loaders(source, spec, 0, make(node("augment", "none")), batch_size=5)
-    found.trainer = SimpleNamespace(global_rank=rank, world_size=world, overfit_batches=0)
+    found.trainer = SimpleNamespace(global_rank=rank, world_size=world, overfit_batches=0, max_epochs=1)
     return found
 
 

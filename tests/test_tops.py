@@ -51,7 +51,7 @@ def test_a_head_learns_and_survives_the_model_folder(tmp_path, kind):
     save_model(net.eval(), tmp_path, {"build": {**BUILD, "image_size": 64, "head": kind}})
     again, facts = load_model(tmp_path)
     assert facts["head"] == kind and type(again.head) is type(net.head)
-    net.fold()
+    net.suit("cpu")
     with torch.no_grad():
         assert torch.equal(again(images()), net(images()))
 
@@ -142,7 +142,7 @@ def test_maps_are_pooled_as_asked_and_the_network_knows_its_width(tmp_path, name
         torch.testing.assert_close(seen[:, : net.features], expected, atol=1e-5, rtol=1e-4)
         assert net.head.in_features == expected.shape[1] == net.features
         save_model(net, tmp_path, {"build": {**BUILD, "name": name, "image_size": 64, "pool": pool}})
-        net.fold()
+        net.suit("cpu")
         assert torch.equal(load_model(tmp_path)[0](images()), net(images()))
 
 
@@ -226,7 +226,7 @@ def test_a_head_on_all_stages_is_one_linear_layer_that_learns_ships_and_takes_a_
         torch.testing.assert_close(net.embed(images()) @ weight.T + bias, net(images()), atol=1e-5, rtol=1e-5)
     save_model(net, tmp_path, {"build": {**BUILD, "image_size": 64, "head": "stages"}})
     again, facts = load_model(tmp_path)
-    net.fold()
+    net.suit("cpu")
     assert facts["stages"] and facts["head"] == "linear" and torch.equal(again(images()), net(images()))
     net.answer(weight[:, : net.features] * 1.0, bias)  # a head on the last features alone takes its place
     save_model(net, tmp_path, {"build": {**BUILD, "image_size": 64, "head": "stages"}})
