@@ -34,9 +34,8 @@ class FSDP2Strategy(DDPStrategy):
         module: Any = self.lightning_module
         names = {parameter: name for name, parameter in module.named_parameters()}
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        module.network.suit(self.root_device.type, channels_last=False)  # FSDP2 takes no other layout
         module.network.unfold()  # a convolution and the BatchNorm behind it may be gathered at different times
-        module.network.layout = torch.contiguous_format  # FSDP2 takes no channels_last
-        module.network.to(memory_format=module.network.layout)
         for part in [*blocks(module.network, self.root_device), module.network]:
             fully_shard(part, mesh=mesh)
         if any(parameter.requires_grad for parameter in module.loss.parameters()):

@@ -69,13 +69,11 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
     if (network := restored(run, name)) is None:
         return
     mine = {other: parts(other) for other in wanted if parts(other)[0] == name}
+    if network.dense or (name != "probe" and network.answers() is None):
+        yield from _whole(run, network, mine)
+        return
     twice = {other: words for other, words in mine.items() if words[1] == "frozen"}
     once = {other: words for other, words in mine.items() if other not in twice}
-    whole = network.dense or (name != "probe" and network.answers() is None)
-    if once and whole:
-        yield from _whole(run, network, once)
-    if whole and not twice:
-        return
     network.keep(run.network().backbone if twice else None)
     val = _val(run, network)
     other = _val(run, network, mirrored) if any(mirror for *_, mirror in mine.values()) else val
@@ -85,7 +83,7 @@ def _of(run: Run, name: str, wanted: list[str]) -> Iterator[Candidate]:
         network.keep(None)
         every = len(train.target) == len(run.source.splits["train"])
         train, val, other = train.first() if every else fitted(run, network), val.first(), other.first()
-    if once and not whole:
+    if once:
         yield from _with_heads(run, network, once, train, val, other)
 
 
