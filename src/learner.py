@@ -43,6 +43,9 @@ def start(
         origin = "timm's pretrained" if cfg["model"].get("pretrained") else "random"
         notes = [f"weights: {origin}; the head is new"]
     network.suit(*hardware.layout(cfg))
+    if network.layout is torch.contiguous_format and cfg["trainer"]["channels_last"] == "auto":
+        why = "cuDNN builds depthwise convolutions in channels_last anew for each size of a batch"
+        notes.append(f"images lie in planes (trainer.channels_last): {why}")
     if cfg["trainer"].get("sync_batchnorm"):  # for which Lightning replaces all of them
         network.unfold()
     if cfg["start"] == "probe" and home:

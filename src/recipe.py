@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import halving
-from src.facts import Budget, Facts, Probed
+from src.facts import BESIDE, Budget, Facts, Probed
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def fit_seconds(facts: Facts, budget: Budget) -> float:
     """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
     val) and test leave, less a tenth of what is ahead, since no machine is steady."""
     seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
-    several = 2 if facts.each < REFIT else 1  # backbones: as src/stages/select.py has it
+    several = 2 if facts.each < BESIDE else 1  # backbones
     looks = halving.looks(facts.rivals)  # of which each begins a fit anew, and ends with something like `select`
     after = budget.predict * several * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
     return max(0.9 * (budget.total - budget.spent) - after, 1.0)

@@ -380,6 +380,18 @@ def test_a_gpu_convolves_depth_by_depth_in_planes_and_folds_nothing(name, planar
     assert seen[0].is_contiguous() == planar
 
 
+@pytest.mark.parametrize(("device", "asked", "told"), [("cuda:0", "auto", 1), ("cpu", "auto", 0), ("cuda:0", False, 0)])
+def test_the_layout_that_was_chosen_for_a_gpu_is_told_with_its_reason(monkeypatch, device, asked, told):
+    from src import hardware
+    from src.learner import start
+
+    monkeypatch.setattr(hardware, "layout", lambda cfg: (device, asked))
+    model = node("model", "timm", name="mobilenetv2_035", pretrained=False, image_size=64)
+    cfg = {"seed": 0, "init_from": None, "start": "random", "model": model, "trainer": {"channels_last": asked}}
+    _, notes = start(cfg, make(node("task", "multiclass"))(classes=("a", "b")), ("a", "b"))
+    assert sum("planes (trainer.channels_last): cuDNN" in note for note in notes) == told
+
+
 @pytest.mark.parametrize("name", [SMALL, "test_vit"])
 def test_a_frozen_backbone_is_read_beside_the_other_and_comes_back_to_the_bit(tmp_path, name):
     torch.manual_seed(4)

@@ -7,6 +7,7 @@ from safetensors.torch import save
 
 from src import folder, world
 from src.contracts import Affine, Run
+from src.facts import BESIDE
 from src.stages import doubts, probe
 from src.stages.candidates import Candidate, beside, candidates, epoch, file_of, parts, restored
 from src.stages.predict import measure, table, tuned
@@ -15,8 +16,6 @@ from src.stats import gain, metric
 MANY = 500  # images a class from which the head that was trained knows something that the closing head does not, as it
 # does where rare classes count as much as others (src/tasks/heads.py: `close`). Raced at 307: level after 8 epochs, and
 # after one, on a small budget, the closing head alone is ahead (83.6 to 80.7 % of val)
-SOME = 50  # images a class below which the backbone as it was, which knows no image by heart, has something to add to
-# the one that was fine-tuned (docs/results.md, two backbones)
 HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chosen model learns val, too
 
 
@@ -59,7 +58,7 @@ def names(run: Run) -> list[str]:
     mirror = (True, False) if run.cfg["data"]["flip"] else (False,)
     found = [name + ("+mirror" if both else "") for name in order for both in mirror]
     moved = not run.cfg["finetune"]["_target_"].endswith(".Head")  # or else the frozen backbone is the same one
-    few = known and moved and heads and beside(run.task) and run.audit.each < SOME
+    few = known and moved and heads and beside(run.task) and run.audit.each < BESIDE
     return [f"{order[0].partition('+')[0]}+frozen", *found] if few else found
 
 
