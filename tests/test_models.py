@@ -416,6 +416,9 @@ def test_a_frozen_backbone_is_read_beside_the_other_and_comes_back_to_the_bit(tm
     with torch.no_grad():
         torch.testing.assert_close(network(images), sum(said), atol=1e-4, rtol=1e-4)
         assert torch.equal(load_model(tmp_path / "model")[0](images), network(images))
+    again, notes = started(name, tmp_path / "model" / "weights.safetensors")
+    assert "the fine-tuned one of two backbones" in notes[0]
+    assert torch.equal(again.state_dict()[key := next(iter(again.state_dict()))], network.state_dict()[key])
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = 
     if not any(k.startswith("backbone.") for k in state):
         state = _from_classifier(state, network)
     body = convert({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    two = ", the fine-tuned one of two backbones" if any(k.startswith("frozen.") for k in state) else ""
     state = {f"backbone.{k}": v for k, v in body.items()} | {k: v for k, v in state.items() if k.startswith("head.")}
     own = network.state_dict()
     head = [k for k in own if k.startswith("head.")]
@@ -92,7 +93,7 @@ def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = 
     network.load_state_dict(kept, strict=fits)
     outputs = network.outputs
     note = f"head: kept, the weights have {outputs} outputs too" if fits else _head_note(state, outputs)
-    return [f"weights: {file} ({len(kept)} tensors)", note]
+    return [f"weights: {file} ({len(kept)} tensors{two})", note]
 
 
 def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
