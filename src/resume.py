@@ -97,6 +97,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     if home.config.is_file():
         saved = OmegaConf.create(home.words())
         _refuse_older(cfg, saved, home)
+        _refuse_undecided(cfg, saved, home)
         rows = _differences(cfg, saved, home)
         ends = [row for row in rows if row[0] in replan.WORDS]
         _refuse([row for row in rows if row not in ends], home)
@@ -182,6 +183,17 @@ def _refuse_older(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) ->
             f"resume={home.path}: an older version of this template began the run; its config.yaml knows no "
             f"{', '.join(lacking)}.\nGo on with that version (run.json names its commit), or start a new run from its "
             f"weights with init_from={home.path}."
+        )
+
+
+def _refuse_undecided(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+    """A fit by the yaml's values, of which nobody would know that they are not the recipe's."""
+    asked = cfg.stages if any(word.startswith("stages=") for word in typed()) else ()
+    alone = saved.select == "probe" and "select=probe" not in home.state()["overrides"]
+    if "fit" in asked and "fit" not in saved.stages and alone:
+        raise ConfigError(
+            f"resume={home.path} stages=[{','.join(asked)}]: this run ended with its probe, and the recipe has decided "
+            "nothing of a fit.\nStart a new run with recipe=auto: what the probe has seen is kept in the cache."
         )
 
 

@@ -214,6 +214,8 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert metrics["test/acc"] > 0.9
     assert found(run, "run.json")["chosen"] == "probe"
     assert "none trained" in zygote.screen and "mirror" not in zygote.screen and "updates in" not in zygote.screen
+    assert zygote.run(f"resume={run}", "stages=[probe,fit,select,test]") == 2
+    assert "nothing of a fit" in zygote.screen and "recipe=auto" in zygote.screen
 
 
 def test_a_recipe_without_a_probe_asks_the_network_nothing(auto, zygote, shapes, tmp_path):
