@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -165,6 +166,10 @@ class Levels(OneClass):
                     f"Set {self.key}=[{','.join(names[:12])}] from low to high."
                 )
             names.sort(key=float)
+            if twice := [pair for pair in pairwise(names) if float(pair[0]) == float(pair[1])]:
+                raise DataError(
+                    f"{where}: the levels {shorten(twice[0])} are one number. Write each number in one way."
+                )
         else:
             names = [str(level) for level in self.order]
             if len(set(names)) < len(names):

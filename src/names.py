@@ -22,8 +22,9 @@ def known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
     refuse_lookalikes(where, {label for count in counts.values() for label in count})
     train = counts.get("train")
     if not train:
-        sizes = ", ".join(f"{split} {count.total()}" for split, count in counts.items()) or "no images at all"
-        raise DataError(f"{where}: no images to train on ({sizes}). Put images into the train split.")
+        raise DataError(
+            f"{where}: no image of train has a label.\nLook at the column of the labels, and at their separator."
+        )
     told = []
     for split, count in counts.items():
         if strange := sorted(set(count) - set(train)):

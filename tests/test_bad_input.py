@@ -61,7 +61,7 @@ TABLES: dict[str, tuple[Labels, str | bytes, list[str]]] = {  # labels, the tabl
     "splits": (
         OneClass(),
         several(*(f"{line},train" for line in WORDS), "a.png,a,trian", "b.png,b,", header="path,target,split"),
-        ["split is none of train, val", "row 12 ('trian')", "row 13 ('')"],
+        ["split is none of train, training, val", "row 12 ('trian')", "row 13 ('')"],
     ),
     "unknown classes": (
         OneClass(),
@@ -152,6 +152,7 @@ VALUES = {
     "two parts of a colour": {"values": {"a": [1, 2], "b": [2, 3]}},
     "below 0": {"values": {"a": -1, "b": 1}},
     "ignored, too": {"values": {"a": 0, "b": 255}, "ignore": 255},
+    "more classes than a byte tells": {"values": {str(i): i for i in range(256)}},
     "a colour ignored, too": {"values": {"a": [0, 0, 0], "b": [9, 9, 9]}, "ignore": 9},
 }
 

@@ -30,7 +30,8 @@ from src.data import audit
 from src.data.folder import folder
 from src.data.images import probe, read
 from src.data.scan import fingerprint, scan
-from src.data.split import stratified
+from src.data.split import NAMES, stratified
+from src.data.strata import assigned
 from src.data.suspects import without_suspects
 from src.data.table import split_table, table
 
@@ -51,7 +52,7 @@ def tree(root: Path, *paths: str) -> Path:
     for path in paths:
         name, _, count = path.partition("*")
         for file in [f"{name}/{i}.png" for i in range(int(count))] if count else [path]:
-            colour = hashlib.sha256(file.encode()).digest()
+            colour = hashlib.sha256(os.fsencode(file)).digest()
             picture(root / file, tuple(colour[:3]), size=(2, 2))
     return root
 
@@ -295,6 +296,15 @@ def test_a_split_and_an_order_are_the_same_in_all_versions_and_where_they_are_in
     assert rng.permutation(10, 0, "order", 3).tolist() == [9, 1, 5, 8, 0, 7, 6, 4, 3, 2]
 
 
+@pytest.mark.parametrize("folds", range(2, 12))
+@pytest.mark.parametrize(("classes", "each"), [(1, 40), (3, 20), (25, 4), (10, 7)])
+def test_folds_are_as_large_as_each_other(folds, classes, each):
+    strata = [(c,) for c in range(classes) for _ in range(each)]
+    found = assigned(strata, {f"{i}": 1 / folds for i in range(1, folds)}, seed=0)
+    sizes = [found.count(name) for name in ("train", *map(str, range(1, folds)))]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_there_may_be_more_folds_than_a_byte_counts(tmp_path):
     root = tree(tmp_path, "a*70", "b*70")
     assert len(folder(root, fold=3, folds=140).splits["val"])
@@ -325,6 +335,13 @@ def test_equal_files_are_never_cut_apart_and_other_images_are_divided_as_without
         path.write_bytes((root / "a/0.png").read_bytes())
     with pytest.raises(DataError, match="7 of them are copies of others"):
         folder(tmp_path / "same")
+
+
+def test_split_folders_have_other_names_too_and_folders_of_classes_may_be_called_alike(tmp_path):
+    source = folder(tree(tmp_path / "1", "Training/a*4", "Training/b*4", "Validate/a*2", "Testing/b*2"))
+    assert splits(source) == {"train": 8, "val": 2, "test": 2}
+    source = folder(tree(tmp_path / "2", "cat/indoors*9", "cat/outdoors*9", "dog/indoors*9", "dog/outdoors*9"))
+    assert source.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"val": 2}])
@@ -403,6 +420,9 @@ def test_an_empty_class_folder_does_not_shift_the_classes(tmp_path):
         (["caf\N{LATIN SMALL LETTER E WITH ACUTE}*2", "cafe\N{COMBINING ACUTE ACCENT}*2"], ["xe9", "u0301", "accent"]),
         ([], ["no images", "ROOT/CLASS"]),
         (["a*1", "b*1"], ["val_size=0.15", "2 images"]),
+        (["images/a*4", "images/b*4"], ["one class folder, 'images'", "'a', 'b'", "data.root=", "/images"]),
+        (["seg_train/a*4", "seg_train/b*4", "seg_test/a*2", "seg_test/b*2"], ["'seg_test', 'seg_train'", "are splits"]),
+        (["a*4", "b*4", "b/caf\udce9.png"], ["'caf\\udce9.png'", "not UTF-8", "Rename"]),
     ],
 )
 def test_a_folder_that_cannot_be_learnt_from_is_refused(tmp_path, paths, words):
@@ -539,7 +559,7 @@ def test_all_faults_of_a_table_are_listed_with_their_rows(tmp_path):
         True
     ] * 2
     assert lines["one image with two targets"] == "rows 2 and 10 ('a.png': cat, dog)"
-    assert lines["split is none of train, val, valid, validation, dev, test"] == "row 12 ('holdout')"
+    assert lines[f"split is none of {', '.join(NAMES)}"] == "row 12 ('holdout')"
     assert "row 13" in lines["no path"] and lines["not 3 cells, as in the header"] == "row 14 (2)"
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
 from src import check
-from src.contracts import ConfigError, DataError
+from src.contracts import ConfigError, DataError, Split
 from src.data import masks
 from src.data.cache import copies
 from src.data.table import table
@@ -142,6 +143,30 @@ def test_the_cache_keeps_masks_beside_their_images(root, tmp_path):
     assert torch.equal(plain(0)[0], both[0])
 
 
+def test_what_the_values_of_a_mask_mean_is_not_read_from_a_cache_of_another_meaning(root, tmp_path):
+    found = source(root)
+    spec = type(timm_backbone("test_byobnet.glyphs").spec)((32, 64), 1, (0.5,), (0.5,), "bilinear", 1.0)
+    seen = []
+    for values in (found.labels.values, dict(zip(found.classes, reversed(found.labels.values.values()), strict=True))):
+        read = masks.reader(found.root, replace(found.labels, values=values), found.classes)
+        seen.append(copies(root, "val", found.splits["val"], spec, "squash", tmp_path, 1.0, read)[0](0)[1])
+    assert torch.equal(seen[0], 2 - seen[1]) and not torch.equal(*seen)
+
+
+def test_masks_are_made_smaller_about_the_same_centres_as_their_images(tmp_path):
+    """The edge of every step lies, on average, where that of the image does."""
+    spec = type(timm_backbone("test_byobnet.glyphs").spec)((16, 16), 1, (0.5,), (0.5,), "bilinear", 1.0)
+    shifts = []
+    for edge in range(20, 44):
+        array = (np.arange(64) >= edge)[None].repeat(64, 0)
+        Image.fromarray((255 * array).astype(np.uint8)).save(tmp_path / f"{edge}.png")
+        split = Split((f"{edge}.png",), (f"{edge}.png",))
+        read = masks.reader(tmp_path, Masks(values={"a": 0, "b": 255}), ("a", "b"))
+        image, mask = copies(tmp_path, "val", split, spec, "squash", None, 0, read)[0](0)
+        shifts.append(float(mask[0].sum()) - float(image[0].sum()) / 255)
+    assert abs(np.mean(shifts)) < 0.15
+
+
 def test_values_become_classes_and_back(tmp_path):
     colours = {"sky": [0, 0, 255], "tree": [0, 255, 0]}
     array = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -162,6 +187,26 @@ def test_stray_values_are_refused_taken_for_the_nearest_or_ignored(tmp_path):
         read["error"]("m.png")
     assert read["ignore"]("m.png").tolist() == [[[0, masks.IGNORE, 1, masks.IGNORE]]]
     assert read["nearest"]("m.png").tolist() == [[[0, 0, 1, masks.IGNORE]]]
+
+
+def test_the_nearest_value_is_found_pixel_by_pixel(tmp_path):
+    draw = np.random.default_rng(0)
+    array, colours = draw.integers(0, 256, (9, 7, 3), dtype=np.uint8), draw.integers(0, 256, (5, 3)).tolist()
+    Image.fromarray(array).save(tmp_path / "m.png")
+    labels = Masks(values=dict(zip("abcde", colours, strict=True)), stray="nearest")
+    found = masks.reader(tmp_path, labels, tuple("abcde"))("m.png")[0].numpy()
+    assert (found == np.abs(array[:, :, None].astype(int) - colours).sum(3).argmin(2)).all()
+
+
+def test_masks_of_16_bits_in_any_order_of_bytes_are_read_as_they_are_and_parts_of_numbers_refused(tmp_path):
+    array = np.array([[0, 255, 300]])
+    labels = masks.reader(tmp_path, Masks(values={"a": 0, "b": 255, "c": 300}), ("a", "b", "c"))
+    for kind in ("<u2", ">u2", "<i4", "<f4"):
+        Image.fromarray(array.astype(kind)).save(tmp_path / "m.tif")
+        assert labels("m.tif").tolist() == [[[0, 1, 2]]], kind
+    Image.fromarray((array / 2).astype("<f4")).save(tmp_path / "m.tif")
+    with pytest.raises(DataError, match="no whole numbers"):
+        labels("m.tif")
 
 
 def test_a_palette_is_read_by_its_numbers(tmp_path):

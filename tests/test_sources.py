@@ -361,6 +361,17 @@ def test_all_rows_that_cannot_be_used_are_told_and_what_is_no_data_set(shapes, t
     said = refused(huggingface, tmp_path / "bad", tmp_path, target_column="kind")
     assert "no column 'kind'. Its columns: image, label" in said
     assert "holds no data set" in (said := refused(huggingface, shapes, tmp_path)) and "save_to_disk" in said
+    for name in ("Train", "dev", "validation"):  # of which two mean val
+        (tmp_path / "three" / name).mkdir(parents=True)
+        state = {"_data_files": [{"filename": "data.arrow"}]}
+        (tmp_path / "three" / name / "state.json").write_text(json.dumps(state))
+        arrow(tmp_path / "three" / name / "data.arrow", rows, NAMES)
+    told = tmp_path / "three" / "dataset_dict.json"
+    told.write_text(json.dumps({"splits": ["Train", "dev", "validation"]}))
+    assert "'validation' and another split both mean val" in refused(huggingface, tmp_path / "three", tmp_path)
+    told.write_text(json.dumps({"splits": ["dev2"]}))
+    (tmp_path / "three" / "dev").rename(tmp_path / "three" / "dev2")
+    assert "no split is called train, val or test" in refused(huggingface, tmp_path / "three", tmp_path)
     two = {"image": [png], "other": [png], "label": [0]}
     arrow(tmp_path / "two" / "data.arrow", two, NAMES)
     assert "several columns have images: 'image', 'other'" in refused(huggingface, tmp_path / "two", tmp_path)

@@ -18,7 +18,7 @@ from src.contracts import Backbone, ConfigError, DataError, InputSpec
 from src.data.split import Division, assigned, blocks
 from src.data.table import split_table, table
 from src.factory import make
-from src.labels import Levels, ManyClasses, Numbers
+from src.labels import Levels, ManyClasses, Numbers, OneClass
 from src.models.network import Network
 from src.module import Module
 from src.stats import gain, interval, metric
@@ -384,7 +384,9 @@ REFUSED = {
     "a level more": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,mid"], ["row 3", "'mid'"]),
     "twice": (Levels(order=["low", "low"]), "target", ["a.png,low", "b.png,low"], ["names a level twice"]),
     "one level": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,low"], ["1 level(s)", "it needs two"]),
-    "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no images to train on"]),
+    "a number twice": (Levels(), "target", ["a.png,1", "b.png,1.0", "c.png,2"], ["'1', '1.0' are one number"]),
+    "a split by another name": (OneClass(), "target,Split", ["a.png,x,train", "b.png,y,test"], ["columns.split=Split"]),
+    "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no image of train has a label"]),
     "like another": (ManyClasses(), "labels", ["a.png,Cat|dog", "b.png,cat"], ["'Cat'", "'cat'", "differ only"]),
     "another column": (ManyClasses(), "label", ["a.png,x", "b.png,y"], ["'labels'", "data.columns.target=label"]),
 }
@@ -458,6 +460,35 @@ def test_by_time_neighbours_stay_together(tmp_path):
     changes = sum(parts[i] != parts[i + 1] for i in range(199))
     assert changes <= 19 and set(parts.values()) == {"train", "val", "test"}
     assert all(len({parts[200 - hour] for hour in range(10 * b + 1, 10 * b + 11)}) == 1 for b in range(20))
+
+
+@pytest.mark.parametrize("zone", ["", "+00:00"])
+def test_dates_are_times_and_what_is_neither_a_date_nor_a_number_is_refused(tmp_path, zone):
+    days = [
+        f"{i:03d}.png,{'ab'[i % 2]},2026-0{1 + i % 9}-{1 + i // 9:02d}{'T10:00' + zone if zone else ''}"
+        for i in range(90)
+    ]
+    source = table(listing(tmp_path / "x", "path,target,day", *days), "t.csv", time_column="day")
+    months = {name: {int(path[:3]) % 9 for path in split.paths} for name, split in source.splits.items()}
+    assert len(months["val"]) + len(months["test"]) < 9, "months are in order, and mostly lie in one split"
+    listing(tmp_path / "x", "path,target,day", *days[:-1], "089.png,a,31/01/2026")
+    with pytest.raises(DataError, match="'31/01/2026' is no date as 2026-01-31"):
+        table(tmp_path / "x", "t.csv", time_column="day")
+
+
+def test_names_that_are_made_of_targets_are_no_film(tmp_path):
+    draw = np.random.default_rng(0)
+    lines = [f"{age}_{draw.integers(2)}_{i}.png,{age}" for i, age in enumerate(draw.integers(1, 90, size=200))]
+    source = table(listing(tmp_path / "x", "path,target", *lines), "t.csv", Numbers())
+    assert not any("Neighbours" in note for note in source.notes) and not source.splits["train"].groups
+
+
+def test_frames_of_a_film_stay_together_in_folds_too_whatever_split_they_were_in(tmp_path):
+    values = np.cumsum(np.random.default_rng(0).normal(size=200))
+    lines = [f"{i:03d}.png,{value:.3f},{'val' if i % 5 == 4 else 'train'}" for i, value in enumerate(values)]
+    source = table(listing(tmp_path / "x", "path,target,split", *lines), "t.csv", Numbers(), fold=0)
+    parts = {int(path[:3]): split for split, items in source.splits.items() for path in items.paths}
+    assert sum(parts[i] != parts[i + 1] for i in range(199)) <= 2 * 4 and len(source.splits["val"]) == 40
 
 
 def test_frames_with_like_targets_are_taken_as_blocks_and_random_ones_are_not(tmp_path):

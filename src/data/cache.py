@@ -32,9 +32,10 @@ import torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from src.columns import Texts, take
+from src.columns import take
 from src.contracts import InputSpec, Root, Split
 from src.data.images import read, size_of
+from src.data.masks import Reader
 from src.data.scan import key
 from src.data.transforms import evaluation
 
@@ -44,7 +45,6 @@ UNUSED = 30 * 24 * 3600  # seconds after which a file that no run opened is remo
 ROW = np.dtype([("start", "<u8"), ("room", "<u8"), ("height", "<u4"), ("width", "<u4"), ("check", "<u4")])
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-Mask = Callable[[str], torch.Tensor]  # path -> uint8 (1, H, W)
 
 
 class Copies:
@@ -102,7 +102,7 @@ def copies(
     resize: str | None,
     folder: Path | None,
     limit: float,
-    mask: Mask | None = None,
+    mask: Reader | None = None,
 ) -> tuple[Copies, str]:
     """-> the images of the split `name`, and a sentence that says where they come from.
 
@@ -115,7 +115,7 @@ def copies(
     channels = spec.channels + (mask is not None)
     reading = partial(_packed, root, split, spec.channels, mask)
     if mask is not None:
-        nearest = replace(spec, interpolation="nearest")
+        nearest = replace(spec, interpolation="nearest-exact")  # about the centre of a pixel, as images are reduced
         labels = evaluation(nearest, resize) if resize else partial(_smaller, spec=nearest)
         change = partial(_both, change, labels)
     streaming = Copies(reading, len(split), channels, change if resize else _as_it_is)
@@ -130,7 +130,7 @@ def copies(
         size = sum(_rooms(root, take(split.paths, chosen), spec, resize, channels)) / SAMPLE * len(split)
         if size > limit * 1e9:
             return streaming, f"streaming: {what}, about {size / 1e9:.2f} GB, are more than data.cache_gb={limit:g}"
-    file = folder / "images" / _name(root, split, spec, resize)
+    file = folder / "images" / _name(root, split, spec, resize, mask)
     table, fault = _table(file, len(split), partial(_rooms, root, split.paths, spec, resize, channels))
     size = int(table["start"][-1] + table["room"][-1])
     what = f"{what}, {size / 1e9:.2f} GB"
@@ -153,7 +153,7 @@ def copies(
     return made, f"cache: {what} (paths.cache)"
 
 
-def _packed(root: Root, split: Split, channels: int, mask: Mask | None, index: int) -> torch.Tensor:
+def _packed(root: Root, split: Split, channels: int, mask: Reader | None, index: int) -> torch.Tensor:
     image = read(root / split.paths[index], channels)
     return image if mask is None else torch.cat([image, mask(split.targets[index])])
 
@@ -178,12 +178,14 @@ def _size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-def _name(root: Root, split: Split, spec: InputSpec, resize: str | None) -> str:
+def _name(root: Root, split: Split, spec: InputSpec, resize: str | None, mask: Reader | None) -> str:
     """By everything that the pixels depend on."""
     kind = (spec.size, spec.interpolation, resize and (spec.crop, spec.mean), resize or OVERSIZE)
     versions = PIL.__version__, torch.__version__, torchvision.__version__
-    files = chain(split.paths, split.targets if isinstance(split.targets, Texts) else ())  # and masks
-    return hashlib.sha256(f"{key(root, files, spec.channels)} {kind} {versions}".encode()).hexdigest()
+    files, means = split.paths, ""
+    if mask is not None:
+        files, means = chain(files, split.targets), f" {mask.values} {mask.ignore} {mask.stray} nearest-exact"
+    return hashlib.sha256(f"{key(root, files, spec.channels)} {kind} {versions}{means}".encode()).hexdigest()
 
 
 def _rooms(root: Root, paths: Sequence[str], spec: InputSpec, resize: str | None, channels: int) -> list[int]:

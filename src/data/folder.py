@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -41,6 +42,7 @@ def folder(root: str | Path, labels: Labels | None = None, **division: Any) -> S
         lying = f"{len(stray)} images, but not in class folders ({stray[0]}, ...)" if stray else "no images"
         raise DataError(f"data.root={root}: found {lying}. {LAYOUTS}{''.join(f' {note}' for note in notes)}")
     if splits is None:
+        _refuse_nested(root, found)
         rows = [Item(path, (label,)) for label, subs in found.items() for path in chain.from_iterable(subs.values())]
         empty = {label for label, subs in found.items() if not any(subs.values())}
         return assemble(root, {UNDIVIDED: rows}, _readable(root, labels, rows), how, empty, notes)
@@ -61,6 +63,8 @@ def folder(root: str | Path, labels: Labels | None = None, **division: Any) -> S
 
 def _readable(root: Path, labels: Labels | None, items: list[Item]) -> Labels:
     labels = labels or OneClass()
+    if labels.files:
+        raise DataError(f"data.root={root}: a folder does not say which mask belongs to an image.\nUse data=csv.")
     wrong = {item.cells[0]: fault for item in items if (fault := labels.fault(item.cells))}
     if wrong:
         raise DataError(
@@ -133,6 +137,8 @@ def _list(path: str, other: Counter[str]) -> tuple[list[tuple[str, bool]], list[
             continue
         if entry.is_dir():
             folders.append((entry.name, entry.is_symlink()))
+        elif "\udc80" <= max(entry.name) <= "\udcff":
+            raise DataError(f"{path}: the name {ascii(entry.name)} is not UTF-8, so no table can hold it. Rename it.")
         elif (extension := os.path.splitext(entry.name)[1].lower()) in EXTENSIONS:
             files.append(entry.name)
         else:
@@ -155,6 +161,26 @@ def _splits(root: Path, found: _Found) -> dict[str, str] | None:
             raise DataError(f"data.root={root}: {twin!r} and {name!r} both mean {NAMES[name.lower()]}. Keep one.")
         splits[NAMES[name.lower()]] = name
     return splits
+
+
+def _refuse_nested(root: Path, found: _Found) -> None:
+    """Raises where the class folders are probably one level further down."""
+    inner = {
+        top: [sub for sub, paths in subs.items() if sub and paths] for top, subs in found.items() if any(subs.values())
+    }
+    if len(inner) == 1 and len(subs := next(iter(inner.values()))) > 1:
+        top = next(iter(inner))
+        raise DataError(
+            f"data.root={root}: found one class folder, {top!r}, with folders of its own: {shorten(sorted(subs))}.\n"
+            f"If these are the classes, set data.root={root / top}."
+        )
+    words = {top: {NAMES[word] for word in re.split("[^a-z]+", top.lower()) if word in NAMES} for top in inner}
+    alike = [top for top in inner if words[top] and len(inner[top]) > 1]
+    if len(alike) > 1 and len(set.intersection(*(set(inner[top]) for top in alike))) > 1:
+        raise DataError(
+            f"data.root={root}: {shorten(sorted(alike))} hold the same folders, {shorten(sorted(inner[alike[0]]))}, so "
+            "they are splits and not classes.\nRename them to train, val and test."
+        )
 
 
 def _about_stray(paths: list[str], where: str) -> list[str]:

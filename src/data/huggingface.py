@@ -47,10 +47,15 @@ def huggingface(
     root, how, labels = existing(root), Division(**division), labels or OneClass()
     found, tables, notes = Found(labels), {}, []
     for split, files in _files(root).items():
-        if split != UNDIVIDED and split not in NAMES:
+        name = split if split == UNDIVIDED else NAMES.get(split.lower())
+        if name is None:
             notes.append(f"Left out the split {split!r}, which is none of train, val and test.")
-            continue
-        tables[NAMES.get(split, split)] = tuple(str(_as_arrow(file, Path(cache))) for file in files)
+        elif name in tables:
+            raise DataError(f"data.root={root}: {split!r} and another split both mean {name}. Save one of them.")
+        else:
+            tables[name] = tuple(str(_as_arrow(file, Path(cache))) for file in files)
+    if not tables:
+        raise DataError(f"data.root={root}: no split is called train, val or test. {' '.join(notes)}")
     for split, files in tables.items():
         table = _open(files)
         names = _Columns(root, table, labels, image_column, target_column)

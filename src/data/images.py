@@ -19,7 +19,7 @@ EXTENSIONS = frozenset(
 )
 
 # A list of what is allowed, since Pillow would also open EPS, for which it starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0 ftypavif")
 _ORIENTATION = 0x0112  # the EXIF tag; its values are in the EXIF 2.3 standard, 4.6.4
@@ -83,7 +83,7 @@ def size_of(path: File) -> tuple[int, int] | None:
         if path.suffix.lower() == ".npy":
             height, width = _array(path).shape[:2]
             return width, height
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size
     except Exception:  # Pillow's decoders raise nearly every type on damaged input; `read` says what is wrong
@@ -109,7 +109,7 @@ def _named(path: File) -> Iterator[None]:
 
 def _from_picture(path: File, channels: int, small: bool) -> np.ndarray:
     # An open file, since of a path Pillow 13 maps the pixels, and then garbles TIFFs of orientation 5 to 8.
-    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         _check_size(*image.size)
         if small:
             image.draft("L", (1, 1))  # JPEG only; other formats do nothing here

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,45 +14,65 @@ import torch
 from PIL import Image
 
 from src.contracts import DataError, File, Root, Source
-from src.data.images import size_of
+from src.data.images import FORMATS, size_of
 from src.labels import Masks
 from src.names import shorten
 
 IGNORE = 255  # the class of a pixel that does not count
 
 
-def reader(root: Root, labels: Masks, classes: tuple[str, ...]) -> Callable[[str], torch.Tensor]:
-    """-> (path -> uint8 (1, H, W), the place of each pixel's class, or IGNORE)."""
-    assert labels.values is not None
-    values = [labels.values[name] for name in classes]
-    known = np.array([[v] if isinstance(v, int) else list(v) for v in values], dtype=np.int64)
+@dataclass(frozen=True)
+class Reader:
+    """(path) -> uint8 (1, H, W), the place of each pixel's class, or IGNORE."""
 
-    def read(path: str) -> torch.Tensor:
-        array = pixels(root / path, known.shape[1])
+    root: Root
+    values: tuple[tuple[int, ...], ...]  # of each class, a number or a colour
+    ignore: int | None
+    stray: str
+
+    def __call__(self, path: str) -> torch.Tensor:
+        known = np.array(self.values, dtype=np.int64)
+        array = pixels(self.root / path, known.shape[1])
         found = np.full(array.shape[:2], IGNORE, dtype=np.uint8)
         for i, value in enumerate(known):
             found[(array == value).all(2)] = i
         stray = found == IGNORE
-        if labels.ignore is not None:
-            stray &= (array != labels.ignore).any(2)
-        if labels.stray == "nearest" and stray.any():
-            found[stray] = np.abs(array[stray][:, None] - known).sum(2).argmin(1)
-        elif labels.stray == "error" and stray.any():
+        if self.ignore is not None:
+            stray &= (array != self.ignore).any(2)
+        if self.stray == "nearest" and stray.any():
+            found[stray] = _nearest(array[stray], known)
+        elif self.stray == "error" and stray.any():
             told = sorted({tuple(map(int, value)) for value in array[stray]})[:5]
             shown = ", ".join(str(value[0] if len(value) == 1 else list(value)) for value in told)
             raise DataError(f"{path}: {int(stray.sum())} pixel(s) with values that stand for no class, such as {shown}")
         return torch.from_numpy(found)[None]
 
-    return read
+
+def _nearest(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N, channels) -> (N,) the place of the value that is nearest; one after the other, since pixels are many."""
+    found, least = np.zeros(len(pixels), np.uint8), np.full(len(pixels), np.iinfo(np.int64).max)
+    for i, value in enumerate(known):
+        distance = np.abs(pixels - value).sum(1)
+        found[distance < least] = i
+        least = np.minimum(least, distance)
+    return found
+
+
+def reader(root: Root, labels: Masks, classes: tuple[str, ...]) -> Reader:
+    assert labels.values is not None
+    values = (labels.values[name] for name in classes)
+    return Reader(root, tuple((v,) if isinstance(v, int) else tuple(v) for v in values), labels.ignore, labels.stray)
 
 
 def pixels(file: File, channels: int) -> np.ndarray:
     """(H, W, channels) int64. The colours of a palette are only its colours: a number is its place in it."""
     try:
-        with file.open("rb") as stream, Image.open(stream) as image:
-            plain = image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("L")
-            array = np.array(image.convert("RGB") if channels == 3 else plain).astype(np.int64)
-            return array.reshape(image.height, image.width, channels)
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            plain = image if image.mode in ("L", "P", "1") or image.mode.startswith(("I", "F")) else image.convert("L")
+            array = np.array(image.convert("RGB") if channels == 3 else plain)
+            if not (array == array.astype(np.int64)).all():
+                raise ValueError("its values are no whole numbers")
+            return array.astype(np.int64).reshape(image.height, image.width, channels)
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged input
         raise DataError(f"{file.name}: the mask cannot be read ({error})") from None
 
@@ -126,7 +146,12 @@ def _absent(source: Source, places: list[tuple[str, str, str]], told: list[tuple
 
 
 def _distinct(labels: Masks) -> None:
-    """Raises where the values cannot tell the classes apart, or what is ignored from them."""
+    """Raises where the values are too many, or cannot tell the classes apart, or what is ignored from them."""
+    if len(labels.values or {}) > IGNORE:
+        raise DataError(
+            f"task.labels.values names {len(labels.values or {})} classes; a mask tells up to {IGNORE} apart.\n"
+            "Name fewer, and set task.labels.stray=ignore for the others."
+        )
     colours = [[value] if isinstance(value, int) else value for value in (labels.values or {}).values()]
     kinds = {len(v) if isinstance(v, Sequence) and all(map(_is_16_bit, v)) else 0 for v in colours}
     if kinds not in ({1}, {3}) or len({tuple(v) for v in colours}) < len(colours):

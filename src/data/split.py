@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,11 @@ from src.data.strata import assigned, blocks, stratified
 from src.labels import Labels
 from src.names import shorten
 
-NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 BLOCKS = 20  # of images that follow each other
 COMPARED = 100_000  # images up to which equal files are looked for before they are divided
 MEMO = 2**16  # cells whose target is remembered
@@ -62,7 +67,8 @@ def assemble(
     if UNDIVIDED in known:
         known = {"train": known[UNDIVIDED]}
     classes = labels.classes(str(root), known)
-    splits, told = _together(_encoded(rows, labels, classes, unlabelled), labels)
+    splits = _encoded(rows, labels, classes, unlabelled)
+    splits, told = _together(splits if how.fold is None else _undivided(splits), labels)
     divided, more = _divide(root, splits, labels, how)
     splits = _numbered({name: divided[name] for name in ("train", "val", "test") if name in divided})
     missing = _about_missing(classes, splits, labels)
@@ -97,18 +103,34 @@ def _numbered(splits: Mapping[str, Split]) -> dict[str, Split]:
     return {name: replace(split, groups=told[name]) for name, split in splits.items()}
 
 
+def _undivided(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """All images but those of test as one split, in the order of their names: folds divide them anew."""
+    first, *others = (split for name, split in splits.items() if name != "test")
+    for other in others:
+        first = first.joined(other)
+    kept = {"test": splits["test"]} if "test" in splits else {}
+    return {UNDIVIDED: first.only(texts(first.paths).order()), **kept}
+
+
 def _together(splits: dict[str, Split], labels: Labels) -> tuple[dict[str, Split], list[str]]:
     """Images that follow each other, as frames of a film do, are put into blocks that stay together."""
     whole = UNDIVIDED if UNDIVIDED in splits else "train"
     items = splits[whole]
-    if items.groups or not labels.serial(items.targets):
+    if items.groups or not labels.serial(items.targets) or _tell(items.paths, items.targets):
         return splits, []
     numbered = replace(items, groups=[-1 - block for block in blocks(range(len(items)), BLOCKS)])  # no other group is
     note = (
         f"Neighbours in the order of their names have like targets: {len(items):,} images are taken as {BLOCKS} blocks "
-        "that stay together (data.group or data.time would say it better)."
+        "that stay together (data.group or data.time would say it better; data.group=path: each is on its own)."
     )
     return {**splits, whole: numbered}, [note]
+
+
+def _tell(paths: Sequence[str], targets: Sequence[tuple[float, ...]]) -> bool:
+    """Whether names are made of targets, as 25_0_1.jpg is of an age: they are in order for that reason then."""
+    some = range(0, len(paths), max(len(paths) // 100, 1))
+    named = [{float(number) for number in re.findall(r"\d+(?:\.\d+)?", paths[i])} & {*targets[i]} for i in some]
+    return sum(map(bool, named)) > 0.9 * len(named)
 
 
 def _divide(root: Root, splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
@@ -153,11 +175,8 @@ def _parts(items: Split, codes: np.ndarray, names: Sequence[str]) -> dict[str, S
 def _folded(root: Root, splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:
     """Of all images but those of test, fold `how.fold` is val."""
     assert how.fold is not None
-    test = {name: splits.pop(name) for name in ("test",) if name in splits}
-    first, *others = splits.values()
-    for other in others:
-        first = first.joined(other)
-    items = first.only(texts(first.paths).order())
+    test = {"test": splits["test"]} if "test" in splits else {}
+    items = splits[UNDIVIDED]
     fractions = {f"{i}": 1 / how.folds for i in range(1, how.folds)}
     apart = _apart(items, labels, test)
     folds, told = _cut(root, items, labels, fractions, how.split_seed, exact=True, apart=apart)

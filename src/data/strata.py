@@ -72,7 +72,8 @@ def assigned(
         for group in sorted(having[stratum], key=lambda g: (-held[g][stratum], place[g])):
             if group in found:
                 continue
-            name = max(parts, key=lambda name: (wanted[name][stratum], room[name]))
+            # rounded, since 1 - 0.2 - 0.2 - 0.2 - 0.2 is less than 0.2, and would lose every tie
+            name = max(parts, key=lambda name: (round(wanted[name][stratum], 6), round(room[name], 6)))
             found[group], room[name] = name, room[name] - len(members[group])
             for s, n in held[group].items():
                 wanted[name][s] -= n

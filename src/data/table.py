@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ def table(
     labels = labels.on([target_column] if isinstance(target_column, str) else target_column)
     wanted = {"path": [path_column], "target": labels.columns, "split": [split_column]}
     if split_column == "split" and "split" not in header:
+        if other := [name for name in header if name.lower() == "split"]:
+            raise DataError(
+                f"data.table={file}: no column 'split', but {other[0]!r}. Set data.columns.split={other[0]}."
+            )
         wanted.pop("split")  # nobody asked for it
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
     columns = _columns(file, header, wanted, labels)
@@ -110,14 +115,28 @@ def _test(
 
 
 def _by_time(found: Mapping[str, Rows]) -> dict[str, Rows]:
-    """The group of an item is its time; numbers are ordered as such, anything else as text (ISO dates are)."""
-    timed = {}
-    for name, items in found.items():
-        times: Sequence = list(items.groups)
-        with suppress(ValueError):
-            times = list(map(float, times))
-        timed[name] = replace(items, groups=texts(f"{name} {block}" for block in blocks(times, BLOCKS)))
-    return timed
+    """The group of an item is its time, a number or an ISO date."""
+    return {
+        name: replace(items, groups=texts(f"{name} {block}" for block in blocks(_times(items.groups), BLOCKS)))
+        for name, items in found.items()
+    }
+
+
+def _times(cells: Iterable[str]) -> list[float]:
+    cells = list(cells)
+    with suppress(ValueError):
+        return list(map(float, cells))
+    times = []
+    for cell in cells:
+        try:
+            time = datetime.fromisoformat(cell)
+        except ValueError:
+            raise DataError(
+                f"data.time: {cell!r} is no date as 2026-01-31 or 2026-01-31T23:59 is, and not all times are numbers.\n"
+                "Write all of them in one of these ways."
+            ) from None
+        times.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+    return times
 
 
 def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[str]]]:
