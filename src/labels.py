@@ -190,6 +190,8 @@ class Numbers(Labels):
         return "" if all(map(_is_number, cells)) else "not a number, as 1.5 is"
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
+        if len(self.columns) > 1:
+            _refuse_dots(where, self.columns, "Rename them in the table.")
         values: dict[str, set[float]] = {name: set() for name in self.columns}
         for cells in found.get("train", ()):
             for several, cell in zip(values.values(), cells if all(cells) else (), strict=False):
@@ -256,6 +258,7 @@ class Masks(Labels):
             )
         if len(self.values) < 2:
             raise DataError(f"task.labels.values={dict(self.values)} names one class only; a mask needs two.")
+        _refuse_dots(where, tuple(self.values), "Name them otherwise in task.labels.values.")
         return tuple(self.values)
 
     def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], str]:
@@ -272,6 +275,12 @@ class Masks(Labels):
 
     def blank(self, classes: tuple[str, ...]) -> str:
         return ""
+
+
+def _refuse_dots(where: str, names: Sequence[str], remedy: str) -> None:
+    """Metrics are called by them, and what torch calls parts by must have no dot."""
+    if dotted := [name for name in names if "." in name]:
+        raise DataError(f"{where}: the names {shorten(dotted)} have a dot, which no metric's name can. {remedy}")
 
 
 def _is_number(cell: str) -> bool:

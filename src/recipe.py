@@ -52,6 +52,7 @@ SHORT = 5  # seconds of fitting that are not worth it
 AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
+RATES = ("optimizer.lr", "finetune.body", "finetune.stem")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
 FLIP = 0.04  # of mirrored images, the loss above which mirroring changes the meaning; places: x 0.25, masks: x 2.5
 RARE = 10  # images of the most frequent class for one of the rarest
@@ -69,9 +70,9 @@ def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[D
 
 
 def _given(key: str, given: Collection[str]) -> bool:
-    """Whether the user named this key, or chose the technique that it belongs to (`finetune=head` for
-    `finetune.stem`; but `data=folder` says nothing of `data.flip`, and `optimizer=sgd` leaves its rate open)."""
-    chosen = {g for g in given if "." in g or (g in TECHNIQUES and key != "optimizer.lr")}
+    """Whether the user named this key, or chose the technique that it belongs to (`loss=focal` for its smoothing; but
+    `data=folder` says nothing of `data.flip`, and `optimizer=sgd` and `finetune=llrd` leave their rates open)."""
+    chosen = {g for g in given if "." in g or (g in TECHNIQUES and key not in RATES)}
     return key in given or any(key.startswith(f"{g}.") for g in chosen)
 
 
@@ -275,8 +276,7 @@ def _batch_size(facts: Facts, epochs: int) -> tuple[int, str]:
     """At least some 250 updates, where the images allow it; in large runs the largest batch that costs no accuracy."""
     most = 32 if facts.images < 20_000 else 64 if facts.images < 100_000 else 128
     wanted = facts.images * epochs / 250
-    size = max(8, min(most, 2 ** math.floor(math.log2(max(wanted, 1)))))
-    size = min(size, facts.images)
+    size = min(max(8, min(most, 2 ** math.floor(math.log2(max(wanted, 1))))), facts.images)
     return size, f"{math.ceil(facts.images / size) * epochs} updates in {epochs} epochs of {facts.images:,} images"
 
 

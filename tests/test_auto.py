@@ -439,3 +439,14 @@ def test_features_that_overflow_are_told_with_their_network_and_not_kept(shapes,
     with pytest.raises(ConfigError, match=r"name=test_resnet: what it sees of 48 of 48 images of train is not finite"):
         embed(r, network, "cpu", "train")
     assert not list((tmp_path / "cache" / "features").glob("*"))
+
+
+def test_how_many_images_a_budget_allows_is_not_asked_of_the_cache(shapes, tmp_path, monkeypatch):
+    r, passes = built([], tmp_path, shapes), []
+    network, real = r.network(), probe.look
+    monkeypatch.setattr(probe, "look", lambda *what: passes.append(what) or real(*what))
+    monkeypatch.setattr(probe.time, "monotonic", lambda: 100.0 * len(passes))
+    for turn in (1, 2):  # the second time, what the first one saw is kept
+        assert probe.features(r, network, "cpu", 1e-6)[3] == 10 * len(r.source.classes) and len(passes) == turn
+    every = probe.features(r, network, "cpu", None)[3]
+    assert probe.features(r, network, "cpu", 1e-6)[3] == every and len(passes) == 2, "all of it is kept by now"

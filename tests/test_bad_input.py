@@ -152,6 +152,7 @@ VALUES = {
     "two parts of a colour": {"values": {"a": [1, 2], "b": [2, 3]}},
     "below 0": {"values": {"a": -1, "b": 1}},
     "ignored, too": {"values": {"a": 0, "b": 255}, "ignore": 255},
+    "a dot": {"values": {"St. Bernard": 1, "sky": 0}},
     "more classes than a byte tells": {"values": {str(i): i for i in range(256)}},
     "a colour ignored, too": {"values": {"a": [0, 0, 0], "b": [9, 9, 9]}, "ignore": 9},
 }

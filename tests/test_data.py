@@ -34,6 +34,7 @@ from src.data.split import NAMES, stratified
 from src.data.strata import assigned
 from src.data.suspects import without_suspects
 from src.data.table import split_table, table
+from src.mixed_labels import Mixed
 
 
 @pytest.fixture(autouse=True)
@@ -768,6 +769,21 @@ def test_the_audit_counts_what_there_is(copied):
     assert found.short == (10, 10, 10) and found.aspect == (2, 2, 2)
     assert len(found.copies) == 2 and audit.contradictions(copied, found) == 1
     assert "2 classes of 4 to 4 training images" in audit.card(copied, found)[0]
+
+
+def test_copies_of_which_the_same_is_unknown_do_not_contradict_each_other(tmp_path):
+    tree(tmp_path, "x*9")
+    shutil.copy(tmp_path / "x" / "0.png", tmp_path / "x" / "9.png")
+    rows = [f"x/{i}.png,{'' if i in (0, 9) else i},{i % 2}" for i in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,a,b", *rows]))
+    kinds = Mixed(heads={"a": "regression", "b": "multiclass"})
+    source = table(tmp_path, "t.csv", kinds)
+    found = audit.audit(source)
+    assert len(found.copies) == 1 and audit.contradictions(source, found) == 1, "b differs"
+    rows[9] = "x/9.png,,0"
+    (tmp_path / "t.csv").write_text("\n".join(["path,a,b", *rows]))
+    source = table(tmp_path, "t.csv", kinds)
+    assert audit.contradictions(source, audit.audit(source)) == 0
 
 
 def test_an_image_that_was_learnt_before_it_is_tested_is_told_refused_or_dropped(copied):

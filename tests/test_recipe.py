@@ -264,6 +264,17 @@ def test_images_are_not_bent_where_the_probe_then_knows_less_than_half_of_them()
     assert augment(0.4, "augment") is None
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_word_for_what_is_decided_anyway_changes_no_rate(family, dense):
+    known, words = replace(facts(family=family), dense=dense), config("finetune=llrd")
+    alone = decided(recipe.plan(known, config(), set()))
+    for given in ({"finetune"}, {"finetune", "finetune.stem"}):
+        typed = decided(recipe.plan(known, words, given))
+        keys = {"optimizer.lr", "finetune.body", "finetune.stem"} - given
+        assert {key: typed[key] for key in keys} == {key: alone[key] for key in keys} and not given & {*typed}
+
+
 def test_a_new_decoder_learns_faster_than_the_backbone_which_keeps_its_rate():
     plain, dense = (
         decided(recipe.plan(replace(facts(), dense=dense), config(), frozenset())) for dense in (False, True)

@@ -386,6 +386,7 @@ REFUSED = {
     "one level": (Levels(order=["low", "high"]), "target", ["a.png,low", "b.png,low"], ["1 level(s)", "it needs two"]),
     "a number twice": (Levels(), "target", ["a.png,1", "b.png,1.0", "c.png,2"], ["'1', '1.0' are one number"]),
     "a split by another name": (OneClass(), "target,Split", ["a.png,x,train", "b.png,y,test"], ["columns.split=Split"]),
+    "a dot": (Numbers(("petal.width", "x")), "petal.width,x", ["a.png,1,2", "b.png,2,3"], ["'petal.width' have a dot"]),
     "no label": (ManyClasses(), "labels", ["a.png,", "b.png,"], ["no image of train has a label"]),
     "like another": (ManyClasses(), "labels", ["a.png,Cat|dog", "b.png,cat"], ["'Cat'", "'cat'", "differ only"]),
     "another column": (ManyClasses(), "label", ["a.png,x", "b.png,y"], ["'labels'", "data.columns.target=label"]),

@@ -81,9 +81,14 @@ def leaks(found: Audit) -> list[tuple[Place, Place]]:
 
 def contradictions(source: Source, found: Audit) -> int:
     """Groups of equal files that have several labels."""
+    if source.labels.files:  # of masks the names differ
+        return 0
     splits = {name: split for name, split in source.splits.items() if split.labelled}
-    labels = ({splits[name].targets[i] for name, i in group if name in splits} for group in found.copies)
-    return sum(len(several) > 1 for several in labels)
+    told = (
+        {source.labels.text(splits[name].targets[i], source.classes) for name, i in group if name in splits}
+        for group in found.copies  # as text, since what is unknown is not itself
+    )
+    return sum(len(several) > 1 for several in told)
 
 
 def without_leaks(source: Source, pairs: list[tuple[Place, Place]], policy: str) -> Source:

@@ -174,6 +174,9 @@ def _foreign(file: Path) -> str:
     """Which lines are not, as far as lines can be told."""
     found = []
     with open(file, "rb") as lines:
+        if lines.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return "it is UTF-16, 'Unicode text'"
+        lines.seek(0)
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode("utf-8")

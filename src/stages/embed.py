@@ -60,23 +60,40 @@ def embed(
     change: Change | None = None,
 ) -> torch.Tensor:
     """(N, D): what `network.embed` sees of these images, in their order. `change`: of the batch, before the network."""
-    loader = run.loaders.loader(split, only=only, resize=resize)
     file = _file(run, network, split, only, resize, change, device)
     with suppress(OSError, SafetensorError, KeyError):
         return _finite(run, split, load_file(file)["features"])
-    network.eval().to(device)
-    found = []
-    with torch.inference_mode():
-        for batch in loader:
-            image = batch["image"].to(device)
-            found.append(network.embed(change(image) if change else image).float().cpu())
-    features = _finite(run, split, torch.cat(found))
+    features = _finite(run, split, look(run, network, device, split, only, resize, change))
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.tmp")
         save_file({"features": features}, part)
         os.replace(part, file)
     return features
+
+
+def look(
+    run: Run,
+    network: Any,
+    device: str,
+    split: str,
+    only: Sequence[int] | None = None,
+    resize: str | None = None,
+    change: Change | None = None,
+) -> torch.Tensor:
+    """What `embed` keeps, by a pass of the network."""
+    network.eval().to(device)
+    found = []
+    with torch.inference_mode():
+        for batch in run.loaders.loader(split, only=only, resize=resize):
+            image = batch["image"].to(device)
+            found.append(network.embed(change(image) if change else image).float().cpu())
+    return torch.cat(found)
+
+
+def kept(run: Run, network: Any, device: str, split: str, only: Sequence[int]) -> bool:
+    """Whether `embed` reads these from the cache."""
+    return _file(run, network, split, only, None, None, device).is_file()
 
 
 def _finite(run: Run, split: str, features: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from src.columns import take, tensor
 from src.contracts import Affine, ConfigError, Head, Run
 from src.facts import Probed, Shaken
 from src.stages import doubts
-from src.stages.embed import embed, grey, mirrored, shaken, upside_down
+from src.stages.embed import embed, grey, kept, look, mirrored, shaken, upside_down
 from src.stages.twins import twins
 
 MOST = 20_000  # images that heads are solved on,
@@ -154,12 +154,13 @@ def features(
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], int]:
     """(x (N, D), targets, which training images, how many there may be)"""
     n, most = len(run.source.splits["train"]), enough(network)
-    if seconds is not None:
+    chosen = some(run, targets(run, "train"), most)
+    if seconds is not None and not kept(run, network, device, "train", chosen):
         began = time.monotonic()
-        embed(run, network, device, "train", sample(n, TIMED, run.cfg["seed"]))
+        look(run, network, device, "train", sample(n, TIMED, run.cfg["seed"]))
         affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
         most = min(most, max(affordable, 10 * len(run.source.classes)))
-    chosen = some(run, targets(run, "train"), most)
+        chosen = some(run, targets(run, "train"), most)
     return embed(run, network, device, "train", chosen), targets(run, "train", chosen), chosen, most
 
 

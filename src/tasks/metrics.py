@@ -83,6 +83,24 @@ class AUROC(Metric):
         return ((own * below).sum(1) / pairs)[pairs > 0].mean().float()
 
 
+class Total(Metric):
+    """score(counts (1, C, C)) -> scalar, of the counts of all images together."""
+
+    full_state_update = False
+    counts: torch.Tensor
+
+    def __init__(self, classes: int, score: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.score = score
+        self.add_state("counts", torch.zeros(classes, classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, counts: torch.Tensor, target: torch.Tensor) -> None:
+        self.counts += counts.sum(0).long()
+
+    def compute(self) -> torch.Tensor:
+        return self.score(self.counts[None]).to(self.device, torch.float32)
+
+
 class Whole(Metric):
     """score(logits (N, …), target (N, …)) -> scalar of all images at once: what is no mean over them."""
 

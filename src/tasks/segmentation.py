@@ -41,11 +41,11 @@ def segmentation(classes: tuple[str, ...], monitor: str, mode: str, targets: Any
         # imported here, since predicting needs no metrics
         from torchmetrics import MetricCollection
 
-        from src.tasks.metrics import Whole
+        from src.tasks.metrics import Total
 
-        found: dict[str, Any] = {"miou": Whole(miou), "dice": Whole(dice), "pixel_acc": Whole(accuracy)}
-        for i, name in enumerate(classes):
-            found[f"iou/{name}"] = Whole(lambda counts, _, i=i: _iou(counts, i))
+        scores: dict[str, Any] = {"miou": miou, "dice": dice, "pixel_acc": accuracy}
+        scores |= {f"iou/{name}": partial(_iou, i=i) for i, name in enumerate(classes)}
+        found = {name: Total(len(classes), score) for name, score in scores.items()}
         return MetricCollection(found, compute_groups=False)
 
     def constant(counts: torch.Tensor) -> torch.Tensor:
