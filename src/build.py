@@ -29,10 +29,12 @@ from src.data.suspects import without_suspects
 from src.data.table import split_table
 from src.factory import make
 from src.learner import compose, loss_of, start
+from src.models.network import Network
 from src.models.saved import describe, load_model, save_model
+from src.module import Module
 from src.optimizers import tried
 from src.stages import probe, robustness
-from src.stages.candidates import beside
+from src.stages.candidates import AVERAGED, beside
 from src.stats import metric
 
 NOISELESS = (
@@ -40,6 +42,8 @@ NOISELESS = (
     "has none, or counts rare classes as much as others.\nSet recipe=auto and task.monitor=val/acc, or "
     "data.suspects=keep."
 )
+# The candidates' networks -> callbacks by which a fit keeps them
+WRITERS = {"best": ["best"], "last": ["last"], **{name: ["last", "ema"] for name in AVERAGED}}
 
 
 def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
@@ -139,6 +143,24 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     """Everything that can be wrong is wrong here, before the first batch."""
     r = prepare(cfg, home)
     resume.same_data(home, fingerprint(r.source))
+    network, trial, notes = checked(r)
+    if r.leader:
+        folder.write(home.path / "split.csv", split_table(r.source))
+        home.update(images={name: len(split) for name, split in r.source.splits.items()})
+        trained = trial.groups if fits(r) else []
+        screen.cards(home, r.source, card(r), network, r.spec, notes, trained, cfg)
+    return r
+
+
+def fits(r: Run) -> bool:
+    """Whether anything is trained."""
+    return bool({"fit", "find_lr"} & {*r.cfg["stages"], *r.home.state().get("done", ())})
+
+
+def checked(r: Run) -> tuple[Network, Module, list[str]]:
+    """The network at its start, the module that trains it, and what was decided about both; ConfigError where these
+    words cannot be obeyed on these images."""
+    cfg, home = r.cfg, r.home
     if not probe.there(home) and (wants := [k for k in ("start", "select") if str(cfg[k]).startswith("probe")]):
         raise ConfigError(
             f"{wants[0]}={cfg[wants[0]]}: this run has no probe (recipe={cfg['recipe']}, or its weights are random, or "
@@ -159,29 +181,21 @@ def build(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
         raise ConfigError(
             f"select={cfg['select']}: two embeddings cannot be added up.\nSet select=auto, or one with +closing."
         )
-    fits = bool({"fit", "find_lr"} & {*cfg["stages"], *home.state().get("done", ())})
-    if fits:
+    network_of, callbacks = cfg["select"].partition("+")[0], cfg.get("callbacks") or {}
+    lacking = [name for name in WRITERS.get(network_of, ()) if name not in callbacks]
+    if lacking and "fit" in cfg["stages"]:
+        raise ConfigError(
+            f"select={cfg['select']} without callbacks.{lacking[0]}: it is that callback that keeps this network.\n"
+            "Set callbacks=[default], or another select."
+        )
+    if fits(r):
         r.loaders.refuse_too_few()
     robustness.tests(r)
     network, notes = start(cfg, r.task, r.source.classes, home)
     trial = r.module(network)
     combined.refuse(cfg, trial, r.task)
     tried(trial.stepper, trial.groups)
-    of_fit = (*r.loaders.notes, *getattr(trial.loss, "notes", ())) if fits else ()
-    if r.leader:
-        folder.write(home.path / "split.csv", split_table(r.source))
-        home.update(images={name: len(split) for name, split in r.source.splits.items()})
-        screen.cards(
-            home,
-            r.source,
-            card(r),
-            network,
-            r.spec,
-            [*notes, *of_fit],
-            trial.groups if fits else [],
-            cfg,
-        )
-    return r
+    return network, trial, [*notes, *((*r.loaders.notes, *getattr(trial.loss, "notes", ())) if fits(r) else ())]
 
 
 def task_of(cfg: dict[str, Any], source: Source) -> Task:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from src import combined, contest, folder, hardware, networks, recipe, resume, screen
-from src.build import NOISELESS, card, prepare
+from src.build import NOISELESS, card, checked, prepare
 from src.check import configs
 from src.check.kinds import seconds
 from src.contracts import ConfigError, Run
@@ -61,6 +61,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     screen.yours(typed)
     if len(cfgs) > 1:
         contest.refuse(cfgs)
+        for own, settled in zip(homes, cfgs, strict=True):
+            checked(prepare(resume.plain(settled), own))
         contest.begin(home, homes, cfgs)
     home.update(seconds={"decide": round(time.monotonic() - began, 2)})
     return cfgs[0]

@@ -76,10 +76,8 @@ def replan(home: folder.RunFolder, cfg: Mapping[str, Any], asked: Mapping[str, A
     recipe, state = home.path / "recipe.md", home.state()
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else "# Recipe\n"
     folder.write(recipe, f"{text}\nPlanned anew {line} ({time.strftime('%Y-%m-%d %H:%M')}).\n")
-    typed = [word for word in state["overrides"] if word.partition("=")[0] not in asked]
     home.update(
         done=[stage for stage in state["done"] if stage in STAY],
-        overrides=[*typed, *(f"{key}={value}" for key, value in asked.items())],
         replanned=[*state.get("replanned", []), {"update": step, "was": dict(was), "asked": dict(asked)}],
     )
 

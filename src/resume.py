@@ -83,9 +83,9 @@ def unfinished(runs: Path) -> Path | None:
 
 
 def discard(home: folder.RunFolder) -> None:
-    """Removes a folder that this process made and in which nothing was trained, and those above it that it made for it
-    and that are empty: a mistake leaves nothing behind."""
-    if home.made and not any(home.path.rglob("checkpoints")):
+    """Removes a folder that this process made and in which nothing was trained or solved, and those above it that it
+    made for it and that are empty: a mistake leaves nothing behind."""
+    if home.made and not (any(home.path.rglob("checkpoints")) or (home.path / "model").exists()):
         shutil.rmtree(home.path, ignore_errors=True)
         with suppress(OSError):  # another run has come in
             for above in home.made[1:]:
@@ -106,6 +106,9 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
             replan.replan(home, plain(saved), asked, was)
             _take(cfg, saved, replan.WORDS)
             folder.write(home.config, OmegaConf.to_yaml(saved))
+            before = [word for word in home.state()["overrides"] if word.partition("=")[0] not in asked]
+            home.update(overrides=[*before, *(f"{key}={value}" for key, value in asked.items())])
+        _refuse_chosen(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
         words = plain(saved)
@@ -194,6 +197,15 @@ def _refuse_undecided(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder
         raise ConfigError(
             f"resume={home.path} stages=[{','.join(asked)}]: this run ended with its probe, and the recipe has decided "
             "nothing of a fit.\nStart a new run with recipe=auto: what the probe has seen is kept in the cache."
+        )
+
+
+def _refuse_chosen(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+    said = any(word.startswith("select=") for word in typed())
+    if said and "select" in home.state()["done"] and cfg.select != saved.select:
+        raise ConfigError(
+            f"resume={home.path} select={cfg.select}: this run has chosen already ({home.state().get('chosen')}).\n"
+            "Leave select out; or resume it with another end of the fit, after which it chooses anew."
         )
 
 

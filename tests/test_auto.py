@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src import resume
 from src.build import build
 from src.contracts import ConfigError
 from src.folder import RunFolder
@@ -218,6 +219,17 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert "nothing of a fit" in zygote.screen and "recipe=auto" in zygote.screen
 
 
+@pytest.mark.parametrize("made", ["model", "checkpoints"])
+def test_what_was_made_outlives_a_fault_behind_it_and_what_was_not_leaves_no_folder(tmp_path, made):
+    home = RunFolder(tmp_path / "logs" / "run", made=(tmp_path / "logs" / "run", tmp_path / "logs"))
+    (home.path / made).mkdir(parents=True)
+    resume.discard(home)
+    assert (home.path / made).is_dir()
+    (home.path / made).rmdir()
+    resume.discard(home)
+    assert not (tmp_path / "logs").exists()
+
+
 def test_a_recipe_without_a_probe_asks_the_network_nothing(auto, zygote, shapes, tmp_path):
     run = tmp_path / "run"
     assert zygote.run(*words(shapes, auto, f"run_dir={run}", "recipe=fast", "trainer.max_epochs=1")) == 0, zygote.screen
@@ -289,6 +301,10 @@ def test_of_several_networks_the_one_that_knows_most_is_fitted(auto, zygote, sha
     table = r"test_byobnet.glyphs( +[\d.]+ %){2} +0.20 +\d+ +[\d.]+\n +test_resnet( +[\d.]+ %){2} +0.\d\d +\d+ "
     assert re.search(table, zygote.screen)
     assert zygote.run(f"resume={run}") == 0, zygote.screen
+    assert zygote.run(f"resume={run}", "select=last") == 2 and "has chosen already (" in zygote.screen
+    late = ("model.top=2", "data.batch_size=8", "mix=mixup", "mix.off_epochs=1", f"run_dir={run}2")
+    assert zygote.run(*plain, candidates, "model.image_size=32", *late) == 2, zygote.screen
+    assert "mix.off_epochs=1" in zygote.screen and "a training step" not in zygote.screen
     assert zygote.run(*plain, candidates, "recipe=off") == 2
     assert "it is the probe that ranks them" in zygote.screen.lower()
 

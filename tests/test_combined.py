@@ -84,7 +84,7 @@ def grouped(shapes: Path, place: Path) -> list[str]:
 def built(said: list[str], place, shapes) -> Run:
     """A run on `shapes` of two steps."""
     said = [
-        "data=folder", f"data.root={shapes}", "data.batch_size=8", *SMALL, "recipe=off", "select=last",
+        "data=folder", f"data.root={shapes}", "data.batch_size=8", *SMALL, "recipe=off", "select=auto",
         "callbacks=[ema]", "logger=[]", f"paths.cache={place / 'cache'}",
         f"run_dir={place / 'run'}",
         "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=0",
@@ -142,6 +142,9 @@ def test_every_pair_trains_or_is_refused_with_what_to_do(shapes, whole, tmp_path
         ("data.progressive=0.5 trainer.max_epochs=4 model.name=deit_tiny_patch16_224", "model.dynamic=true"),
         ("data.colour=false augment=jitter", "nothing but change colours"),
         ("augment=auto", "no recipe has decided it"),
+        ("select=last", "callbacks.last: it is that callback that keeps"),
+        ("select=best+mirror callbacks=[last]", "callbacks.best: it is that callback that keeps"),
+        ("select=ema callbacks=[last]", "callbacks.ema: it is that callback that keeps"),
     ],
 )
 def test_what_is_wrong_together_is_refused_with_both_names_and_a_way_out(shapes, tmp_path, said, why):

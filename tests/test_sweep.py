@@ -62,11 +62,29 @@ def test_a_soup_is_the_mean_of_both_averages_also_when_it_is_fitted_again(swept)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 8, 21, 33])
-def test_killed_in_any_of_the_fits_it_ends_on_the_same_bit(swept, zygote, shapes, tmp_path, n):
+@pytest.mark.parametrize(("at", "n"), [("step", 3), ("step", 8), ("step", 21), ("step", 33), ("validation", 0)])
+def test_killed_in_any_of_the_fits_it_ends_on_the_same_bit(swept, zygote, shapes, tmp_path, at, n):
     run = tmp_path / "run"
     more = (*SWEEP, "recipe=best", "start=random", "refit=all", "select=soup", f"run_dir={run}")
-    assert zygote.run(*words(shapes, swept.parent), *more, fault={"at": "step", "n": n, "number": 9}) == -9
+    assert zygote.run(*words(shapes, swept.parent), *more, fault={"at": at, "n": n, "number": 9}) == -9
     assert zygote.run(f"resume={run}", seed=1) == 0, zygote.screen
     for name in ("model/weights.safetensors", "metrics.json", "predictions.csv"):
         assert (run / name).read_bytes() == (swept / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("n", "rival"), [(3, True), (8, True), (21, True), (33, False)])
+def test_a_rate_that_diverges_leaves_the_others_alone(zygote, shapes, tmp_path, n, rival):
+    """In the first sweep, in the second one, in the fit itself, in the rival's."""
+    run, more = tmp_path / "run", (*SWEEP, "recipe=best", "start=random", "refit=none")
+    ended = zygote.run(
+        *words(shapes, tmp_path), *more, f"run_dir={run}", fault={"at": "step", "n": n, "raises": "NonFinite"}
+    )
+    if n == 21:
+        assert ended == 1
+        return
+    assert ended == 0, zygote.screen
+    assert "this rate goes no further" in zygote.screen
+    state = json.loads((run / "run.json").read_text())
+    assert bool(state["rival"]) == rival and any(name.startswith("soup") for name in state["candidates"]) == rival
+    if n < 20:
+        assert f"{state['rival']:g}" == ("4" if n == 3 else "0.5")

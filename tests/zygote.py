@@ -43,17 +43,17 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
     def faulty(*args, **kwargs):
         if at == "save" and ".ckpt" not in str(args[0]):
             return real(*args, **kwargs)
-        if passed[0] == n and raises:
+        turn, passed[0] = passed[0], passed[0] + 1
+        if turn == n and raises:
             raise (getattr(torch, raises, None) or getattr(checkpoint, raises))(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More."
             )
-        if passed[0] == n and sleeps:
+        if turn == n and sleeps:
             print("it hangs", flush=True)
             time.sleep(sleeps)
-        elif passed[0] == n:
+        elif turn == n:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)  # as `timeout` does it: the process, then its group
-        passed[0] += 1
         return real(*args, **kwargs)
 
     setattr(owner, name, faulty)

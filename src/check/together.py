@@ -68,13 +68,26 @@ def _choice(of: Of) -> Iterator[str]:
             f"model.candidates with recipe={of('recipe')}\n  It is the probe that ranks them. Leave recipe out, or set "
             "model.name and model.weights."
         )
+    if of("init_from") and of("model.weights"):
+        yield (
+            f"init_from={of('init_from')} model.weights={of('model.weights')}\n  The run has weights of its own. "
+            "Leave out one of the two."
+        )
     yield from _top(of)
     if str(of("select")).startswith(("soup", "rival")) and len(of("sweep")) < 2 and of("recipe") != "best":
         yield (f"select={of('select')}\n  It takes two fits. Add recipe=best, or sweep=[1,0.5].")
+    if (len(of("sweep")) > 1 or of("recipe") == "best") and of("trainer.limit_val_batches") == 0:
+        asked = "recipe=best" if of("recipe") == "best" else f"sweep={said(of('sweep'))}"
+        yield f"{asked} trainer.limit_val_batches=0\n  It is val that compares the rates. Leave out one of the two."
     if of("budget") and of("recipe") == "off":
         yield (
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
+        )
+    if of("budget") and of("callbacks.deadline") is None:
+        yield (
+            f"budget={of('budget')} without callbacks.deadline\n  It is that callback that ends the fit in time. "
+            "Set callbacks=[default], or leave budget out."
         )
     for key in ("data.progressive", "mix.off_epochs"):
         if of("trainer.max_time") and of(key):
@@ -118,6 +131,8 @@ def _top(of: Of) -> Iterator[str]:
         yield f"{asked} recipe=probe\n  Nothing is fine-tuned then. Leave out one of the two."
     elif "fit" not in (stages := of("stages") or ()) and stages != ["probe"]:
         yield f"{asked} stages={said(stages)}\n  It is fits that are compared. Add fit, or leave model.top out."
+    if str(of("select")).startswith(("soup", "rival")):
+        yield f"{asked} select={of('select')}\n  No network has two fits when they are compared. Leave out one of them."
     if of("trainer.limit_val_batches") == 0:
         yield f"{asked} trainer.limit_val_batches=0\n  It is val that chooses. Leave out one of the two."
     if of("trainer.max_epochs") in (None, -1):

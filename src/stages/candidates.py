@@ -241,7 +241,7 @@ def restored(run: Run, name: str) -> Any:
 def file_of(run: Run, name: str) -> Path:
     """The checkpoint of a network; of a soup the one that is not in `last`."""
     if name in ("soup", "rival"):
-        return run.checkpoints / fork_of(run.home.state().get("rival", 0)) / "last.ckpt"
+        return run.checkpoints / fork_of(run.home.state().get("rival") or 0) / "last.ckpt"
     return run.checkpoints / ("best.ckpt" if name == "best" else "last.ckpt")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from typing import Any
 
-from src import checkpoint, rng, world
+from src import checkpoint, rng, signals, world
+from src.checkpoint import NonFinite
 from src.contracts import Run
 from src.history import History
 from src.stages.predict import predictions
@@ -19,7 +21,10 @@ def fit(run: Run) -> None:
         compare(run)
     trained(run, "fit")
     if rival := run.home.state().get("rival"):
-        trained(run.fork(fork_of(rival), rate=rival), "rival")
+        ended = survived(run.fork(fork_of(rival), rate=rival), "rival")
+        if run.leader and not ended:
+            run.home.update(rival=None)
+        world.gather(None)
 
 
 def fork_of(rate: float) -> str:
@@ -31,16 +36,39 @@ def compare(run: Run) -> None:
     first always goes on: one epoch is weak evidence against what was planned.)"""
     others, scores = run.cfg["sweep"][1:], dict(run.home.state().get("sweep", {}))
     for rate in (rate for rate in others if f"{rate:g}" not in scores):
-        begun = trained(run.fork(fork_of(rate), rate=rate, epochs=1), "sweep")
-        scores[f"{rate:g}"] = float(begun.callback_metrics.get(run.task.monitor, 0.0))
+        begun = run.fork(fork_of(rate), rate=rate, epochs=1)
+        scores[f"{rate:g}"] = validated(begun, survived(begun, "sweep"))
         if run.leader:
             run.home.update(sweep=scores)
-    best = (max if run.task.mode == "max" else min)(others, key=lambda rate: scores[f"{rate:g}"])
+    left = [rate for rate in others if not math.isnan(scores[f"{rate:g}"])]
+    sign = 1 if run.task.mode == "max" else -1
+    best = max(left, key=lambda rate: sign * scores[f"{rate:g}"], default=None)
     if run.leader:
         told = ", ".join(f"{rate} x: {score:.4f}" for rate, score in scores.items())
-        print(f"sweep: {run.task.monitor} after one epoch: {told}; {best:g} x goes on", flush=True)
+        goes = "none" if best is None else f"{best:g} x"
+        print(f"sweep: {run.task.monitor} after one epoch: {told}; {goes} goes on", flush=True)
         run.home.update(rival=best)
     world.gather(None)  # the other ranks read it
+
+
+def survived(run: Run, name: str) -> Any:
+    """`trained`, of a rate beside the first, which goes on without one that diverges: None."""
+    try:
+        return trained(run, name)
+    except NonFinite as error:  # on all ranks
+        signals.defer(False)
+        if run.leader:
+            print(f"         this rate goes no further, the others do. {error}", flush=True)
+        return None
+
+
+def validated(run: Run, trainer: Any) -> float:
+    """The metric on val at the end of a fit; one that was killed behind its last step has not seen it."""
+    if trainer is None:
+        return math.nan
+    if run.task.monitor not in trainer.callback_metrics:
+        trainer.validate(trainer.lightning_module, datamodule=run.loaders, verbose=False)
+    return float(trainer.callback_metrics[run.task.monitor])
 
 
 def begin(run: Run, loss: Any) -> None:

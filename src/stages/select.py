@@ -50,7 +50,7 @@ def names(run: Run) -> list[str]:
     solved = run.task.close and not attacked and _linear(run)
     heads = [head for head in closed if solved and (run.task.mix or head != "+blend")]
     order = [*(f"ema{head}" for head in heads), "ema", "last", "best"]
-    if "rival" in run.home.state():
+    if run.home.state().get("rival"):
         order = [*(f"soup{head}" for head in heads or [""]), *order]
         order.insert(order.index("ema") + (not heads), "rival+closing" if heads else "rival")
     known = probe.there(run.home) and not attacked
