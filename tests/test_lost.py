@@ -77,6 +77,27 @@ def test_what_is_said_of_a_lost_rank(error, told):
 
 
 @pytest.mark.parametrize(
+    ("env", "rank", "launched"),
+    [
+        ({}, 0, False),
+        ({"RANK": "3", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}, 3, False),
+        ({"LOCAL_RANK": "1"}, 1, True),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8"}, 5, False),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "LOCAL_RANK": "1"}, 5, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, 0, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "LOCAL_RANK": "1"}, 1, True),  # from a shell of srun
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1, True),  # from a batch script
+    ],
+)
+def test_a_process_knows_its_rank_by_whoever_started_it(monkeypatch, env, rank, launched):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert (world.rank(), world.launched()) == (rank, launched)
+
+
+@pytest.mark.parametrize(
     "env, devices, nodes, match",
     [
         ({}, 1, 2, "nothing says where the other machines are"),

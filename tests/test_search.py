@@ -195,6 +195,21 @@ def test_a_small_space_is_tried_once_and_then_left(tmp_path, monkeypatch, capsys
     assert "nothing else" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_all_of_a_space_that_can_be_counted_is_tried_before_it_is_called_exhausted(tmp_path, sampler):
+    choices = {name: ["a", "b", "c"] for name in ("x", "y")} | {"z": {"low": 0, "high": 0.2, "step": 0.1}}
+    choices |= {"w": {"choice": [1, 2], "when": {"x": "a"}}}
+    known = space.knobs(choices, "here")
+    options = {"trials": 99, "workers": 1, "prune": "none", "sampler": sampler, "seed": 3}
+    study = Study(tmp_path, known, {"objective": {"monitor": "max"}}, options)
+    drawn = []
+    while (trial := study.ask()) is not None:
+        drawn.append(tuple(trial.user_attrs["words"]))
+        study.tell(trial, {"val/acc": float(drawn[-1].count("x=a") + drawn[-1].count("y=b"))})
+    assert len(drawn) == len(set(drawn)) == 9 * (2 + 1 + 1) and study.exhausted
+    assert {word for words in drawn for word in words if word[0] == "z"} == {"z=0", "z=0.1", "z=0.2"}
+
+
 SPACES = {
     "empty": ({}, "its space is empty"),
     "upside down": ({"optimizer.lr": {"low": 1, "high": 0.1}}, "low the lower one"),
@@ -235,6 +250,7 @@ def test_a_space_that_makes_no_sense_is_refused_before_the_first_trial(case, tmp
         (["lr", "optimizer.lr=0.1"], "optimizer.lr is searched"),
         (["lr", "optimiser.lr=0.1"], "Did you mean optimizer.lr=0.1?"),
         (["lr", "stages=[fit]"], "stages is not for a search"),
+        (["lr", "folds=3", "data.fold=1", "data=folder", "data.root=."], "folds=3 sets data.fold"),
         (["lr", "prune=median", "objective=[monitor,seconds]"], "with several objectives"),
         (
             ["lr", "prune=median", "model.candidates=[resnet18,resnet34]", "model.top=2"],

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from src import repeat
 from src.check import own
 from src.check.kinds import NULL, Rule, one_of, said, whole
 from src.check.rules import RULES
@@ -98,7 +99,9 @@ class Asked:
             key = taken.pop()
             raise ConfigError(f"{key} is not for a search: {TAKEN[key]}.\nLeave it out.")
         self.always = [word for word in body.get("words", []) if word.partition("=")[0] not in given]
-        folds = ["data.fold=0", f"data.folds={self.options['folds']}"] if self.options["folds"] else []
+        folds = []
+        if count := self.options["folds"]:
+            folds = repeat.units({"folds": count}, self.words)["fold-0"]
         if faults := space.mistakes(self.knobs, [*self.words, *self.always, *folds], self.where):
             raise ConfigError("\n\n".join(faults))
         if self.cached and "data.resize" not in given:  # the recipe of a run might decide another one

@@ -10,6 +10,7 @@ space:
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from src.check import configs
 from src.check.kinds import is_whole, real, said
 from src.contracts import ConfigError
 
+MOST = 10_000  # combinations that are counted
 KEYS = ("low", "high", "log", "step", "when", "choice")
 
 
@@ -36,14 +38,32 @@ class Knob:
     def ends(self) -> tuple[str, ...]:
         return self.choice or (typed(self.low), typed(self.high))
 
+    @property
+    def whole(self) -> bool:
+        return not self.choice and all(map(is_whole, (self.low, self.high, 1 if self.step is None else self.step)))
+
     def drawn(self, trial: Any) -> str:
         """Its value in an Optuna trial, as a word."""
         if self.choice:
-            return f"{self.key}={trial.suggest_categorical(self.key, self.choice)}"
-        if is_whole(self.low) and is_whole(self.high):
-            step = 1 if self.step is None else int(self.step)
-            return f"{self.key}={trial.suggest_int(self.key, int(self.low), int(self.high), step=step, log=self.log)}"
-        return f"{self.key}={typed(trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log))}"
+            return self.word(trial.suggest_categorical(self.key, self.choice))
+        if self.whole:
+            ends = int(self.low), int(self.high)
+            return self.word(trial.suggest_int(self.key, *ends, step=int(self.step or 1), log=self.log))
+        return self.word(trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log))
+
+    def word(self, value: Any) -> str:
+        return f"{self.key}={value if self.choice or self.whole else typed(value)}"
+
+    @property
+    def values(self) -> Sequence[Any] | None:
+        """All that it may be; None where they cannot be counted."""
+        if self.choice:
+            return self.choice
+        if self.whole:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.step is None:
+            return None
+        return [self.low + i * self.step for i in range(math.floor((self.high - self.low) / self.step + 1e-9) + 1)]
 
     def asked(self, words: Sequence[str]) -> bool:
         """Whether its conditions hold in these words."""
@@ -61,6 +81,24 @@ def draw(knobs: Sequence[Knob], trial: Any) -> list[str]:
     for knob in knobs:
         words += [knob.drawn(trial)] if knob.asked(words) else []
     return words
+
+
+def combinations(knobs: Sequence[Knob]) -> list[tuple[list[str], dict[str, Any]]] | None:
+    """(words, knob -> value) of all that can be drawn; None where they cannot be counted, or are too many for that."""
+    found: list[tuple[list[str], dict[str, Any]]] = [([], {})]
+    for knob in knobs:
+        if (values := knob.values) is None or len(found) * len(values) > MOST:
+            return None
+        found = [
+            one
+            for words, chosen in found
+            for one in (
+                [([*words, knob.word(value)], {**chosen, knob.key: value}) for value in values]
+                if knob.asked(words)
+                else [(words, chosen)]
+            )
+        ]
+    return found
 
 
 def names() -> list[str]:

@@ -19,9 +19,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.contracts import ConfigError
-from src.search.space import Knob, draw
+from src.search.space import Knob, combinations, draw
 
 DRAWS = 30  # in a row that only repeat what was tried, after which nothing else is expected
+ALIKE = 3  # likewise, after which a space that can be counted is: TPE would draw what it believes in again and again
 
 
 class Failed(Exception):
@@ -48,7 +49,7 @@ class Study:
         elif was != said:
             raise ConfigError(_another(folder, was, said))
         self.begun: set[int] = set()  # the trials of this driver
-        self.exhausted = False
+        self.every, self.exhausted = combinations(knobs), False
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -62,13 +63,23 @@ class Study:
     def ask(self) -> Trial | None:
         """The next trial, its words in its attributes: first those that a killed driver has left; None: enough."""
         left = [t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self.begun]
-        for _ in range(0 if self.exhausted else DRAWS + len(left)):
+        for turn in range(0 if self.exhausted else DRAWS + len(left)):
             if not left and len(self.trials) >= self.options["trials"]:
                 return None
+            if not left and turn >= ALIKE and self.every is not None and not self._counted():
+                break
             if (trial := self._drawn(left.pop(0) if left else None)) is not None:
                 return trial
         self.exhausted = True
         return None
+
+    def _counted(self) -> bool:
+        """Puts one of the combinations that were not tried before the sampler's draws; False: there is none."""
+        tried = [t.user_attrs.get("words") for t in self.trials]
+        if untried := [values for words, values in self.every or () if words not in tried]:
+            draw = random.Random(f"{self.options['seed']} counted {len(tried)}")
+            self.optuna.enqueue_trial(draw.choice(untried))
+        return bool(untried)
 
     def _drawn(self, left: FrozenTrial | None) -> Trial | None:
         """The draw depends on the seed and the number of the trial, so that a search that was killed draws what it
@@ -78,7 +89,7 @@ class Study:
         trial = self.optuna.ask() if left is None else Trial(self.optuna, left._trial_id)
         self.begun.add(trial.number)
         words = draw(self.knobs, trial)
-        before = [t.number for t in self.trials if t.number != number and t.user_attrs.get("words") == words]
+        before = [t.number for t in self.trials if t.number != trial.number and t.user_attrs.get("words") == words]
         if before:
             trial.set_user_attr("repeats", before[0])
             self.optuna.tell(trial, state=TrialState.FAIL)
