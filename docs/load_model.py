@@ -6,20 +6,23 @@ from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 facts = json.loads(Path(sys.argv[1], "model.json").read_bytes())
-if facts["outputs"] != len(facts["classes"]) or facts["target"] not in ("class", "labels", "numbers"):
-    sys.exit("This script is for one number a class or target; load others with src.predictor.")
+targets, head = ("class", "labels", "numbers"), facts.get("head", "linear")
+if facts["outputs"] != len(facts["classes"]) or facts["target"] not in targets or head != "linear":
+    sys.exit("This script is for a linear head with one number a class or target; load others with src.predictor.")
 weights, spec, plain = load_file(Path(sys.argv[1], "weights.safetensors")), facts["input"], facts["timm"]
 parts = ("backbone.", "frozen.")[: 1 + facts.get("frozen", False)]
 nets = [timm.create_model(plain["architecture"], **plain["options"]).eval() for _ in parts]
 for part, net in zip(parts, nets, strict=True):
     net.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
 mean, std = (torch.tensor(spec[key])[:, None, None] for key in ("mean", "std"))
-x = functional.pil_to_tensor(Image.open(sys.argv[2]).convert("RGB" if len(mean) == 3 else "L"))
+image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)  # what is transparent is white
+x = functional.pil_to_tensor(image.convert("RGB" if len(mean) == 3 else "L"))
 size, (h, w), (high, wide), fill = spec["size"], spec["size"], x.shape[1:], (255 * mean).round()
 scales = {"pad": min(h / high, w / wide), "crop": max(int(h / spec["crop"]) / high, int(w / spec["crop"]) / wide)}
 if scale := scales.get(facts["resize"]):  # pad: the rest is the mean; crop: a margin is cut off; squash: neither

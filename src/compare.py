@@ -45,7 +45,8 @@ def paired(first: Entry, other: Entry) -> tuple[float, float, float] | None:
             )
     if first.facts["dense"]:
         iou = [torch.tensor([float(row["iou"]) for row in rows]) for rows in tables]
-        return _bounds(iou[1] - iou[0])
+        change = iou[1] - iou[0]
+        return _bounds(change[~change.isnan()])  # an image without a pixel that counts has none
     tasks = [make(entry.facts["task"])(classes=tuple(entry.facts["classes"])) for entry in (first, other)]
     encode = make(first.facts["labels"]).encoder(tuple(first.facts["classes"]))
     target = torch.tensor([encode(tuple(row[c] for c in columns)) for row in tables[0]])
@@ -128,6 +129,7 @@ def _grouped(entries: Sequence[Entry]) -> Iterator[list[object]]:
     for entry in entries:
         groups.setdefault(entry.words, []).append(entry)
     for words, some in groups.items():
+        some = list({entry.cfg["seed"]: entry for entry in some}.values())  # the same one again is no other run
         if len(some) > 1:
             values = [entry.value for entry in some]
             seeds = ", ".join(str(entry.cfg["seed"]) for entry in some)

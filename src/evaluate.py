@@ -26,6 +26,7 @@ from src.check.words import Word, parsed, sorted_out
 from src.columns import column
 from src.contracts import ConfigError, DataError, Run, Source, Split
 from src.doors import opened
+from src.world import ALONE
 
 # What beside the data may be said; everything else was decided by the training.
 FREE = frozenset(
@@ -35,7 +36,6 @@ FREE = frozenset(
     """.split()
 )
 TRAINING = ("val_size", "test_size", "split_seed", "fold", "folds")  # the division
-ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
 
 
 def option(data: Mapping[str, Any]) -> str:

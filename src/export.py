@@ -54,7 +54,9 @@ def export(
         (where / stale).unlink(missing_ok=True)
     val = pictures(run_dir, predictor, "val", most)
     if kind == "timm":
-        head = head or timm.nearest(network, graph.fed(pictures(run_dir, predictor, "train", 8 * most).views))
+        head = head or timm.nearest(
+            network, graph.fed(pictures(run_dir, predictor, "train", 8 * most, "--nearest").views)
+        )
         run = timm.write(graph, where, facts, head)
     else:
         run = {"onnx": onnx, "torch_export": torch_export}[kind].write(graph, where, facts)
@@ -63,7 +65,9 @@ def export(
     wanted = answers(lambda views: graph.answered(predictor.network(views).float()), val.views)
     runs: dict[str, Callable] = {"fp32": run}
     if int8:
-        runs["int8"] = onnx.quantised(where, int8, graph.fed(pictures(run_dir, predictor, "train", 128).views))
+        static = int8 == "static"
+        ranges = graph.fed(pictures(run_dir, predictor, "train", 128, "--int8 static").views) if static else None
+        runs["int8"] = onnx.quantised(where, int8, ranges)
     said: dict[str, Any] = {"format": kind, "preprocess": preprocess, "images": len(given), "of": val.said}
     said |= {"left_out": lacks, "int8": int8}
     said["pytorch"] = scored(predictor, wanted, val, preprocess)
@@ -86,8 +90,9 @@ def scored(predictor: Predictor, found: torch.Tensor, of: Pictures, preprocess: 
     return {"skill": float(predictor.task.skill(found, of.target))}
 
 
-def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictures:
-    """Images of the run, evenly over its split; drawn ones where those are not there any more."""
+def pictures(run_dir: str, predictor: Predictor, split: str, most: int, fitted: str = "") -> Pictures:
+    """Images of the run, evenly over its split; drawn ones where those are not there any more, and ConfigError where
+    something, `fitted`, would be fitted on these."""
     spec = predictor.network.spec
     try:
         words = folder.RunFolder(Path(run_dir)).words()
@@ -101,6 +106,11 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int) -> Pictu
         return Pictures(views, f"{len(views)} images of {split}", target)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error).split("\n")[0][:200]
+        if fitted:
+            raise ConfigError(
+                f"{fitted} is fitted on images of {split}, and they could not be had: {why}\n"
+                f"Put them back where {run_dir}/config.yaml says, or leave {fitted} out."
+            ) from None
         draw = torch.Generator().manual_seed(0)
         coarse = torch.randint(0, 256, (32, spec.channels, 8, 8), generator=draw).float()
         views = torch.nn.functional.interpolate(coarse, spec.size, mode="bicubic").clamp(0, 255).to(torch.uint8)
@@ -115,7 +125,8 @@ def shown(said: dict[str, Any], where: str) -> int:
             print(f"  {name:8}" + "  ".join(f"{key} {value:.4g}" for key, value in one.items()))
     for lack in said["left_out"]:
         print(f"  not in it: {lack}")
-    far = said["fp32"]["largest_difference"] > TOLERANCE * max(1.0, said["fp32"]["largest_output"])
+    # not `>`, since nothing is above NaN
+    far = not said["fp32"]["largest_difference"] <= TOLERANCE * max(1.0, said["fp32"]["largest_output"])
     if far and not said["left_out"]:
         print("The exported file differs by more than rounding. Do not use it; please report it.", file=sys.stderr)
     return int(far and not said["left_out"])

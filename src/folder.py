@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,17 @@ def model_json(model: Path) -> dict[str, Any]:
         return json.loads((model / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{model}/model.json is damaged: {error}.\nCopy the whole model/ folder again.") from error
+
+
+def pictures(out: Path, paths: Iterable[str | Path]) -> list[Path]:
+    """Where a PNG for each of these images goes, within the folder `out` whatever they are called: those of one name
+    keep their ends, too."""
+    inside = [Path(*(p for p in Path(path).parts if p not in ("..", Path(path).anchor))) for path in paths]
+    often = Counter(path.with_suffix("") for path in inside)
+    return [
+        out / (path.with_suffix(".png") if often[path.with_suffix("")] == 1 else path.with_name(f"{path.name}.png"))
+        for path in inside
+    ]
 
 
 def moved(node: Any, old: str, new: str) -> Any:

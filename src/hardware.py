@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from src import world
 from src.contracts import ConfigError
 
 COSTS = 40  # images that are decoded while a process that decodes is started and ended: 85 ms, of 2 ms each
@@ -127,8 +128,8 @@ def workers(cfg: dict[str, Any]) -> Callable[[int], int]:
     images do, to start and to end: the root of their number takes the least time in all."""
     if (asked := cfg["data"]["num_workers"]) != "auto":
         return lambda images: asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = max(cores // max(ranks(cfg) // cfg["trainer"]["num_nodes"], 1) - 1, 0) if accelerator(cfg) == "gpu" else 0
+    share = world.cores() // max(ranks(cfg) // cfg["trainer"]["num_nodes"], 1)
+    most = max(share - 1, 0) if accelerator(cfg) == "gpu" else 0
     return lambda images: min(math.isqrt(images // COSTS), most)
 
 

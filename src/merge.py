@@ -21,6 +21,7 @@ from src import few, folder, tables
 from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.factory import make
+from src.finished import unfinished
 from src.tables import read
 
 Row = dict[str, str]
@@ -28,8 +29,12 @@ Row = dict[str, str]
 
 def runs(sweep: Path) -> list[Path]:
     """The run folders in it that were finished; one a fold."""
-    models = (file.parents[1] for file in sweep.glob("*/model/model.json"))
-    found = sorted(run for run in models if (run / "metrics.json").is_file())
+    found = []
+    for run in sorted(file.parents[1] for file in sweep.glob("*/model/model.json")):
+        if why := unfinished(run):
+            print(f"left out: {run}: {why} (python train.py resume={run})", file=sys.stderr)
+        else:
+            found.append(run)
     if len(found) < 2:
         raise ConfigError(
             f"{sweep} holds {len(found)} finished run(s) with a model; folds to merge are two or more.\n"

@@ -6,9 +6,8 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import folder, tables
-from src.contracts import DataError
+from src import folder, tables, world
+from src.contracts import ConfigError, DataError
 from src.data.images import EXTENSIONS
 from src.data.masks import painted
 from src.data.table import rows
@@ -93,9 +92,7 @@ def predict(
     file = Path(out) if Path(out).suffix else Path(out).with_suffix(".csv")
     tables.check(file)
     predictor, paths = Predictor.load(run_dir, batch_size=batch_size), images(where, column)
-    above = Path(where).expanduser()
-    above = above if above.is_dir() else above.parent
-    masks = _places(paths, above, file.with_suffix("")) if predictor.task.dense else []
+    masks = _masks(paths, Path(where).expanduser(), file.with_suffix("")) if predictor.task.dense else []
     names = hashlib.sha256("\n".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()
     said = json.dumps(predictor.facts, sort_keys=True).encode()  # the weights by their sha256, and the calibration
     changed = Path(run_dir).stat().st_mtime_ns if run_dir.endswith(".ckpt") else 0
@@ -104,7 +101,7 @@ def predict(
         if part.note:
             print(part.note, file=sys.stderr)
         progress, at = Progress(len(paths), part.begun), part.begun
-        for seen in ahead(predictor, paths[at:], workers or len(os.sched_getaffinity(0))):
+        for seen in ahead(predictor, paths[at:], workers or world.cores()):
             part.add(_told(predictor, seen, paths[at : at + len(seen)], masks[at : at + len(seen)]))
             at += len(seen)
             progress.show(at)
@@ -132,15 +129,17 @@ def _told(predictor: Predictor, seen: list[Seen | str], paths: list[Path], masks
     return told
 
 
-def _places(paths: list[Path], above: Path, out: Path) -> list[Path]:
-    """Where the mask of each image goes, within the folder `out` whatever the images are called."""
-    inside = [path.relative_to(above) if path.is_relative_to(above) else path for path in paths]
-    inside = [Path(*(part for part in path.parts if part not in ("..", path.anchor))) for path in inside]
-    often = Counter(path.with_suffix("") for path in inside)
-    return [
-        out / (path.with_suffix(".png") if often[path.with_suffix("")] == 1 else path.with_name(f"{path.name}.png"))
-        for path in inside
-    ]
+def _masks(paths: list[Path], where: Path, out: Path) -> list[Path]:
+    """Where the mask of each image goes; ConfigError where images lie, which would be lost or taken for images."""
+    above = where if where.is_dir() else where.parent
+    found = folder.pictures(out, (path.relative_to(above) if path.is_relative_to(above) else path for path in paths))
+    real, images = out.resolve(), {path.resolve() for path in paths}
+    if (where.is_dir() and real.is_relative_to(above.resolve())) or any(file.resolve() in images for file in found):
+        raise ConfigError(
+            f"--out: the masks would go into {out}, where the images of {where} are.\n"
+            "Name a table elsewhere: its folder of masks is called as it is, without the end."
+        )
+    return found
 
 
 def _paint(predictor: Predictor, mask: np.ndarray, file: Path) -> Path:
@@ -194,14 +193,20 @@ def _said(key: str, value: object, row: Row) -> str:
     return said if key in ("path", "prediction") else f"{key} {said}"
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m src.predict", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run, its model/ folder alone, or a .ckpt file")
     parser.add_argument("images", metavar="IMAGES", help="an image, a folder, or a table with a column `path`")
     parser.add_argument("--out", default="predictions.csv", help="where the table goes: .csv or .parquet (%(default)s)")
     parser.add_argument("--path-column", default="path", help="the table's column of files (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a pass (%(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that decode (as many as there are cores)")
+    parser.add_argument("--batch-size", type=_count, default=64, help="images a pass (%(default)s)")
+    parser.add_argument("--workers", type=_count, help="threads that decode (as many as there are cores)")
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew; else a prediction that was killed goes on where it was"
     )

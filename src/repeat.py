@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def page(table: Table, other: Table | None, against: str) -> str:
         if other is not None and (pairs := few.paired(values, other.get(key, {})))[2]:
             change, width, n = pairs
             what = "beyond chance" if abs(change) > width else "within chance"
+            if n > 1 and len({*values.values()}) == len({*other[key].values()}) == 1:
+                what = "the seed changes neither; whether it is chance the images tell (src.compare)"
             line += (
                 f"   {change:+.4f}" + ("" if math.isinf(width) else f" ± {width:.4f}") + f" against {against}: {what}"
             )
@@ -143,7 +145,7 @@ def repeat(argv: Sequence[str], command: Sequence[str]) -> int:
         place = _place(words)
         if any(word.startswith("resume=") for word in words):
             raise ConfigError("resume=: a group goes on by itself.\nGive the same words again, without resume.")
-        other = _other(options.get("against"))
+        other = _other(options.get("against"), runs)
         where = own.value(words, "trainer.accelerator"), own.value(words, "trainer.devices")
         places = jobs.places(options.get("workers", 1), *where)
     failed = run(place, rest, runs, places, command)
@@ -162,13 +164,19 @@ def _place(words: Sequence[str]) -> Path:
     return Path(given).absolute() if given else Path(own.value(words, "paths.logs")).absolute() / name
 
 
-def _other(against: str | None) -> Table | None:
+def _other(against: str | None, runs: Collection[str]) -> Table | None:
     if not against:
         return None
     names = jobs.state(Path(against)).get("runs")
     if not names:
         there = "a folder, but its run.json names no runs" if Path(against).is_dir() else "not there"
         raise ConfigError(f"against={against}: that is {there}.\nName the folder of a group that src.repeat has made.")
+    other_folds = any(name.startswith("fold-") for name in names) and len(names) != len(runs)
+    if other_folds or not set(names) & set(runs):
+        raise ConfigError(
+            f"against={against}: it has {', '.join(names)}, and this group will have {', '.join(runs)}: these are no "
+            "pairs.\nGive the same seeds, or as many folds."
+        )
     return gathered(Path(against), names)
 
 

@@ -10,12 +10,14 @@ from src.build import prepare
 from src.doors import opened
 from src.folder import RunFolder
 from src.pages.report import page
+from src.world import ALONE
 
 
 def report(run_dir: str) -> Path:
     """-> the page."""
     home = RunFolder(Path(run_dir).absolute())
     words = home.words()
+    words["trainer"] |= {**ALONE, "accelerator": "auto", "precision": "32-true"}  # this machine may be another one
     with home.lock():
         page(prepare(words, home))
     return home.path / "report" / "index.html"

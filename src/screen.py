@@ -57,7 +57,8 @@ def recipe(
     for i, decision in enumerate(plan):
         lines.append(f"{'recipe' if i == 0 else '':9}{decision.override:{width}}  {decision.reason}")
     print("\n".join(lines), flush=True)
-    rows = [f"| `{d.override}` | {d.reason} |" for d in plan] + [f"| `{word}` | yours |" for word in typed]
+    said = [(d.override, d.reason) for d in plan] + [(word, "yours") for word in typed]
+    rows = ["| `{}` | {} |".format(word.replace("|", "\\|"), why) for word, why in said]
     told = [f"The probe: {100 * probed.score:.2f} % held out, by {probed.head}.", *probed.notes] if probed else []
     head = [line for sentence in told for line in (sentence, "")]
     data = ["## The images", "", *(f"- {line}" for line in found), ""]

@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any
 
+ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}  # of the trainer, in one process
+
 
 def rank() -> int:
     """0 for the process that writes. Lightning's launcher sets LOCAL_RANK, torchrun RANK, srun SLURM_PROCID; the
@@ -28,6 +30,11 @@ def launched() -> bool:
     """Whether rank 0 has started this process, which is another (Lightning's launcher)."""
     others = "TORCHELASTIC_RUN_ID" in os.environ or _by_srun()
     return not others and int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

@@ -69,6 +69,10 @@ def test_runs_that_differ_by_their_seed_alone_are_put_together(pair, tmp_path):
     middle = (first.value + second.value) / 2
     assert len(rows) == 1 and rows[0][1:3] == [2, "0, 1"] and rows[0][3].startswith(f"{middle:.4f} ± ")
     assert list(compare._grouped([first, second])) == []
+    again = shutil.copytree(pair / "first", tmp_path / "again")
+    assert list(compare._grouped(runs([str(pair / "first"), str(again)]))) == [], "the same seed once more"
+    rows = list(compare._grouped(runs([str(pair / "first"), str(again), str(alike)])))
+    assert [row[1:3] for row in rows] == [[2, "0, 1"]]
 
 
 @pytest.mark.slow

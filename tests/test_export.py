@@ -91,6 +91,9 @@ def test_timm_says_what_it_cannot_hold_and_the_nearest_is_measured(run, tmp_path
     with pytest.raises(ConfigError, match="all stages.*mirror image.*\n.*--nearest"):
         export(str(run), "timm")
     assert not (run / "export").exists()
+    shutil.copytree(run / "model", tmp_path / "alone" / "model")
+    with pytest.raises(ConfigError, match="--nearest is fitted on images of train, and they could not be had"):
+        export(str(tmp_path / "alone"), "timm", nearest=True)
     said = export(str(run), "timm", nearest=True)
     assert len(said["left_out"]) == 2 and said["fp32"]["largest_difference"] > 0.01
     assert said["fp32"]["same_largest"] > 0.6 and {"skill"} <= set(said["pytorch"])

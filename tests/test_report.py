@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -86,6 +87,18 @@ def test_a_report_that_cannot_be_drawn_takes_nothing_from_a_finished_run(zygote,
     assert f"WARNING  report/index.html is left out: DataError: {run / 'metrics.csv'}, line " in zygote.screen
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
     assert not (run / "report" / "index.html").exists()
+
+
+def test_the_report_of_a_run_of_another_machine_is_written_here(whole, tmp_path):
+    from src.report import report
+
+    run = shutil.copytree(whole, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    for word, other in {"accelerator": "gpu", "devices": 4, "num_nodes": 2, "precision": "bf16-mixed"}.items():
+        text = re.sub(rf"(\ntrainer:\n(?:  .*\n)*?  {word}: ).*", rf"\g<1>{other}", text)
+    (run / "config.yaml").write_text(text)
+    (run / "report" / "index.html").unlink()
+    assert report(str(run)).is_file() and "num_nodes: 2" in (run / "config.yaml").read_text()
 
 
 def planted(n: int, seed: int, size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

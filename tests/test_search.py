@@ -310,6 +310,16 @@ def test_seeds_that_change_nothing_have_no_interval(tmp_path, capsys):
     assert repeat.main(["seeds=2", f"paths.logs={tmp_path}", "recipe=probe", "optimizer.lr=0.01"], FAKE) == 0
     told = capsys.readouterr().out
     assert "0.9000 each time" in told and "±" not in told
+    words = [f"paths.logs={tmp_path}", "recipe=probe", f"against={tmp_path / 'repeat'}", "name=other"]
+    assert repeat.main(["seeds=2", "optimizer.lr=0.001", *words], FAKE) == 0
+    told = capsys.readouterr().out
+    assert "-0.1000 ± 0.0000" in told and "the seed changes neither" in told and "beyond" not in told
+    for units in ("seeds=[7,8]", "folds=2"):
+        assert repeat.main([units, "data=folder", "data.root=.", *words], FAKE) == 2
+        assert "these are no pairs" in capsys.readouterr().err
+    assert repeat.main(["folds=2", "data=folder", "data.root=.", f"paths.logs={tmp_path}", "name=two"], FAKE) == 0
+    words = ["folds=3", "data=folder", "data.root=.", f"paths.logs={tmp_path}", f"against={tmp_path / 'two'}"]
+    assert repeat.main(words, FAKE) == 2 and "as many folds" in capsys.readouterr().err
 
 
 def test_folds_are_the_words_of_a_merge(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 
-from src import check
+from src import check, folder
 from src.contracts import ConfigError, DataError, Split
 from src.data import masks
 from src.data.cache import copies
@@ -23,6 +23,7 @@ from src.finetune.policy import groups
 from src.labels import Masks
 from src.models.dense import DenseNetwork
 from src.models.timm_backbone import timm_backbone
+from src.predict import _masks
 from src.stats import confusions
 from src.tasks import segmentation
 from tests import made
@@ -109,6 +110,19 @@ def test_a_run_of_masks_resumes_to_the_same_bits(zygote, root, tmp_path):
         for name in ("whole", "part")
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_no_mask_is_written_over_an_image_or_where_images_are_looked_for(tmp_path):
+    paths = [Path("a.jpg"), Path("a.png"), Path("b/c.tif"), Path("/d/e.jpg"), Path("../f.jpg")]
+    wanted = ["m/a.jpg.png", "m/a.png.png", "m/b/c.png", "m/d/e.png", "m/f.png"]
+    assert list(map(str, folder.pictures(Path("m"), paths))) == wanted
+    images = [tmp_path / "photos" / "a.png", tmp_path / "photos" / "b.jpg"]
+    images[0].parent.mkdir()
+    for where, out in {"photos": "photos", "photos/": "photos/masks", "photos/a.png": "photos"}.items():
+        with pytest.raises(ConfigError, match="the masks would go into"):
+            _masks(images, tmp_path / where, tmp_path / out)
+    assert _masks(images, tmp_path / "photos", tmp_path / "out")[1] == tmp_path / "out" / "b.png"
+    assert _masks(images[1:], tmp_path / "photos" / "b.jpg", tmp_path / "photos" / "masks")
 
 
 def source(root: Path, **options):

@@ -256,6 +256,11 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
     assert said[f"folds/val/{name}/high"] - said[f"folds/val/{name}"] == pytest.approx(half, rel=1e-3)
     with pytest.raises(ConfigError, match="holds 0 finished"):
         merge(tmp_path)
+    for fold in folds[:2]:  # as if they were killed before their test
+        state = json.loads((fold / "run.json").read_text())
+        (fold / "run.json").write_text(json.dumps(state | {"state": "failed"}))
+    with pytest.raises(ConfigError, match="holds 1 finished"):
+        merge(tmp_path / "logs" / "sweep")
 
 
 # metrics

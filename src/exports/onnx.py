@@ -72,8 +72,8 @@ def session(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda image: torch.from_numpy(run.run(None, {"image": image.numpy()})[0])
 
 
-def quantised(where: Path, way: str, calibration: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """model.int8.onnx beside model.onnx; calibration: images as the graph takes them, for `static`."""
+def quantised(where: Path, way: str, calibration: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """model.int8.onnx beside model.onnx; calibration: images as the graph takes them, for `static` alone."""
     from onnxruntime import quantization
 
     given, ready, out = where / "model.onnx", where / ".ready.onnx", where / "model.int8.onnx"

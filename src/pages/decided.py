@@ -17,7 +17,7 @@ def decided(facts: Facts) -> Iterator[Section]:
     rows: list[list[str]] = []
     for line in [*file.read_text(encoding="utf-8").splitlines(), ""]:
         if line.startswith("|"):
-            rows.append([cell.strip().strip("`") for cell in line.strip().strip("|").split(" | ")])
+            rows.append([cell.strip().strip("`").replace("\\|", "|") for cell in line.strip().strip("|").split(" | ")])
             continue
         if rows:
             blocks.append(Table(rows[0], [row for row in rows[1:] if not set("".join(row)) <= {"-", "|"}]))

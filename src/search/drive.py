@@ -37,8 +37,11 @@ def search(asked: Any, command: Sequence[str]) -> int:
         print(f"\n{found.best()}", flush=True)
         if not options["seeds"]:
             return 0
-        print(f"\n{compared(asked, study, found, command)}")
-        return 0
+        verdict, failed = compared(asked, study, found, command)
+        print(f"\n{verdict}")
+        for name, reason in failed.items():
+            print(f"{name} failed: {reason}", file=sys.stderr)
+        return 1 if failed else 0
 
 
 def deadline(asked: Any) -> float:
@@ -141,9 +144,9 @@ def seconds_of(run: Path) -> float:
     return sum(jobs.state(run).get("seconds", {}).values())
 
 
-def compared(asked: Any, study: Study, found: report.Report, command: Sequence[str]) -> str:
-    """The best and the default, trained and tested with seeds that the search has not seen. Here alone is a test read,
-    and nothing is decided behind it."""
+def compared(asked: Any, study: Study, found: report.Report, command: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The best and the default, trained and tested with seeds that the search has not seen, and the runs that failed.
+    Here alone is a test read, and nothing is decided behind it."""
     best = study.best()[0]
     first = asked.options["seed"] + 1
     runs = {f"seed-{i}": [f"seed={i}"] for i in range(first, first + asked.options["seeds"])}
@@ -153,10 +156,13 @@ def compared(asked: Any, study: Study, found: report.Report, command: Sequence[s
         f"best-{best.number:04d}": [*words, *asked.always, *best.user_attrs["words"]],
     }
 
+    failed: dict[str, str] = {}
+
     def tables(runs: dict[str, list[str]]) -> list[repeat.Table]:
         for name, those in groups.items():
             print(f"\n{name}: {len(runs)} seeds, to the end", flush=True)
-            repeat.run(asked.home / name, those, runs, asked.places, command)
+            wrong = repeat.run(asked.home / name, those, runs, asked.places, command)
+            failed.update({f"{name}/{run}": reason for run, reason in wrong.items()})
         return [repeat.gathered(asked.home / name, runs) for name in groups]
 
     two = dict([*runs.items()][:2])  # a seed seldom changes heads that are solved, and two of them tell
@@ -166,4 +172,4 @@ def compared(asked: Any, study: Study, found: report.Report, command: Sequence[s
         old, new = tables(runs)
     verdict = report.verdict(new, old, monitor)
     found.write(verdict)
-    return verdict
+    return verdict, failed

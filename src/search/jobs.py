@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from src import world
 from src.contracts import ConfigError
 from src.doors import HINT
 from src.folder import RunFolder
@@ -142,7 +143,7 @@ def monitor(folder: Path) -> tuple[str, str]:
 def places(workers: int, accelerator: str, devices: Any) -> list[Place]:
     """What each of the workers may use: a GPU each (or as many as one run has devices), or its share of the cores."""
     gpus = [] if accelerator == "cpu" else _gpus()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = world.cores()
     each = devices if isinstance(devices, int) and devices > 0 else len(devices) if isinstance(devices, list) else 1
     most, what = (len(gpus) // each, f"{len(gpus)} GPUs") if gpus else (cores, f"{cores} cores")
     if workers > max(most, 1):

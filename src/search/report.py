@@ -59,9 +59,8 @@ class Report:
         text = [f"# Search {self.asked.options['name']}", "", "```", self.best() or "No trial has a result.", "```", ""]
         text += ["## Against the default", "", "```", verdict, "```", ""] if verdict else []
         text += ["![trials](trials.png)", "", "| trial | result | words |", "|---|---|---|"]
-        rows = (
-            f"| {t.number} | {_result(t)} | `{shlex.join(t.user_attrs.get('words', []))}` |" for t in self.study.trials
-        )
+        words = (shlex.join(t.user_attrs.get("words", [])).replace("|", "\\|") for t in self.study.trials)
+        rows = (f"| {t.number} | {_result(t)} | `{w}` |" for t, w in zip(self.study.trials, words, strict=True))
         folder.write(home / "report.md", "\n".join([*text, *rows]) + "\n")
         if self.study.complete:
             plots(self.study, self.importance, home / "trials.png")

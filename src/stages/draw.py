@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
-from src import hardware
+from src import folder, hardware
 from src.contracts import Run
 from src.stats import confusions
 
@@ -30,17 +29,13 @@ def masks(run: Run, network: Any, split: str) -> tuple[torch.Tensor, list[dict[s
     each image {sure: the mean probability of what is said of its pixels}."""
     counts, rows = [], []
     network.eval().to(hardware.device(dict(run.cfg)))
-    for path, size, view, truth in run.loaders.originals(split):
+    files = folder.pictures(run.home.path / "masks", run.source.splits[split].paths)
+    for file, (_, size, view, truth) in zip(files, run.loaders.originals(split), strict=True):
         logits = _logits(network, view, size)
         found = logits.argmax(1)[0].cpu()
         rows.append({"sure": round(float(logits.softmax(1).amax(1).mean()), 6)})
-        file = place(run.home.path / "masks", path)
         file.parent.mkdir(parents=True, exist_ok=True)
         run.loaders.painted(found).save(file)
         if truth is not None:
             counts.append(confusions(found[None], truth, network.outputs))
     return torch.cat(counts) if counts else torch.zeros(0, network.outputs, network.outputs), rows
-
-
-def place(folder: Path, path: str) -> Path:
-    return (folder / path).with_suffix(".png")
