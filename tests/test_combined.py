@@ -20,6 +20,7 @@ from src.check import configs, mistakes
 from src.contracts import ConfigError, Run
 from src.factory import make
 from src.progressive import Progressive
+from src.stages.predict import predictions
 from tests import made
 from tests.conftest import ROOT, SMALL
 from tests.yamls import node
@@ -238,3 +239,12 @@ def test_a_fit_that_ends_early_ends_with_whole_images_that_are_not_mixed(shapes,
     assert 9 <= len(seen) <= 11 and trainer.current_epoch < 7
     assert sizes[0] == 16 and sizes[-1] == 32 and sizes == tuple(sorted(sizes)) and len(set(sizes)) > 3
     assert were[0] and not were[-1] and were == tuple(sorted(were, reverse=True))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_batches_that_are_not_all_have_images_of_all_classes(shapes, tmp_path, split):
+    r = built([f"trainer.limit_{split}_batches=1"], tmp_path, shapes)
+    index, logits, target = predictions(r, r.network().eval(), split)
+    assert len(index) == len(logits) == 8 and set(target.tolist()) == {0, 1}
+    assert index.tolist() == sorted(index.tolist())
+    assert target.tolist() == [r.source.splits[split].targets[i] for i in index.tolist()]

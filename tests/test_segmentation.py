@@ -112,6 +112,15 @@ def test_a_run_of_masks_resumes_to_the_same_bits(zygote, root, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
+def test_a_test_of_a_few_batches_draws_no_other_masks(zygote, root, tmp_path):
+    more = ("debug=fast", "recipe=off", "trainer.limit_test_batches=1", "data.batch_size=4")
+    assert zygote.run(*words(root, tmp_path), *more, f"run_dir={tmp_path / 'run'}") == 0, zygote.screen
+    drawn = sorted(file.stem for file in (tmp_path / "run" / "masks").iterdir())
+    with (tmp_path / "run" / "predictions.csv").open() as stream:
+        assert drawn == [Path(row["path"]).stem for row in csv.DictReader(stream)] and len(drawn) == 4
+
+
 def test_no_mask_is_written_over_an_image_or_where_images_are_looked_for(tmp_path):
     paths = [Path("a.jpg"), Path("a.png"), Path("b/c.tif"), Path("/d/e.jpg"), Path("../f.jpg")]
     wanted = ["m/a.jpg.png", "m/a.png.png", "m/b/c.png", "m/d/e.png", "m/f.png"]

@@ -247,12 +247,23 @@ class Loaders(LightningDataModule):
             worker_init_fn=_start_worker,
         )
 
-    def originals(self, split: str) -> Iterator[tuple[str, torch.Size, torch.Tensor, torch.Tensor | None]]:
-        """(path, its size (h, w), its evaluation view, its mask in its size) of each image, in order."""
+    def originals(
+        self, split: str, only: Sequence[int]
+    ) -> Iterator[tuple[torch.Size, torch.Tensor, torch.Tensor | None]]:
+        """The size (h, w), the evaluation view, the mask in that size of each of these images."""
         items, view = self.source.splits[split], evaluation(self.spec, self.resize)
-        for path, target in zip(items.paths, items.targets, strict=True):
-            image = read(self.source.root / path, self.spec.channels)
-            yield path, image.shape[-2:], view(image), self.mask(target) if self.mask and items.labelled else None
+        for i in only:
+            image = read(self.source.root / items.paths[i], self.spec.channels)
+            truth = self.mask(items.targets[i]) if self.mask and items.labelled else None
+            yield image.shape[-2:], view(image), truth
+
+    def dealt(self, split: str, limit: float | None, only: Sequence[int] | None = None) -> Sequence[int]:
+        """The images of a split, or `only` these, of which a limited number of batches, or part, is looked at: at
+        random where that is not all, since neighbours are of one class."""
+        only = range(len(self.source.splits[split])) if only is None else only
+        if limit is None or (limit == 1 and isinstance(limit, float)):
+            return only
+        return [only[i] for i in rng.permutation(len(only), self.seed, "dealt").tolist()]
 
     def painted(self, found: torch.Tensor) -> Image.Image:
         """Classes (h, w) -> a picture as the masks of this source are."""
@@ -262,11 +273,12 @@ class Loaders(LightningDataModule):
         return self.loader("train", train=True)
 
     def val_dataloader(self) -> DataLoader:
-        return self.loader("val")
+        return self.loader("val", only=self.dealt("val", self.trainer.limit_val_batches if self.trainer else None))
 
     def predict_dataloader(self) -> DataLoader:
         split, only = self.predicted
-        return self.loader(split, only=only)
+        limit = self.trainer.limit_predict_batches if self.trainer else None
+        return self.loader(split, only=self.dealt(split, limit, only))
 
     def state_dict(self) -> dict[str, Any]:
         # `processed`, not `completed`: at the end of a batch, where checkpoints are written, the latter lags by one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,18 +25,23 @@ def _logits(network: Any, view: torch.Tensor, size: torch.Size) -> torch.Tensor:
         return interpolate(network(batch.to(network.mean.device)).float(), size, mode="bilinear")
 
 
-def masks(run: Run, network: Any, split: str) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """Writes masks/ for all images of a split; -> (N, C, C) counts, truth by answer, where there is a truth; and of
-    each image {sure: the mean probability of what is said of its pixels}."""
-    counts, rows = [], []
+def masks(run: Run, network: Any, split: str) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]]:
+    """Writes masks/ for the images of a split; -> (N,) which; (N, C, C) counts, truth by answer, where there is a
+    truth; and of each image {sure: the mean probability of what is said of its pixels}."""
+    counts, rows, limit = [], [], run.cfg["trainer"][f"limit_{split}_batches"]
+    index = run.loaders.dealt(split, limit)
+    if len(index) and limit is not None:
+        most = limit * run.loaders.batch_size if isinstance(limit, int) else math.ceil(limit * len(index))
+        index = sorted(index[:most])
     network.eval().to(hardware.device(dict(run.cfg)))
     files = folder.pictures(run.home.path / "masks", run.source.splits[split].paths)
-    for file, (_, size, view, truth) in zip(files, run.loaders.originals(split), strict=True):
+    for i, (size, view, truth) in zip(index, run.loaders.originals(split, index), strict=True):
         logits = _logits(network, view, size)
         found = logits.argmax(1)[0].cpu()
         rows.append({"sure": round(float(logits.softmax(1).amax(1).mean()), 6)})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        run.loaders.painted(found).save(file)
+        files[i].parent.mkdir(parents=True, exist_ok=True)
+        run.loaders.painted(found).save(files[i])
         if truth is not None:
             counts.append(confusions(found[None], truth, network.outputs))
-    return torch.cat(counts) if counts else torch.zeros(0, network.outputs, network.outputs), rows
+    none = torch.zeros(0, network.outputs, network.outputs)
+    return torch.tensor(index), torch.cat(counts) if counts else none, rows

@@ -24,8 +24,7 @@ def test(run: Run) -> None:
     network, saved = run.load(), calibration(run)
     wide = run.decisions.needs_features(saved)
     if run.task.dense:
-        logits, rows = masks(run, network, "test") if run.leader else (torch.zeros(0), None)
-        index = torch.arange(len(run.source.splits["test"]))
+        index, logits, rows = masks(run, network, "test") if run.leader else (torch.zeros(0), torch.zeros(0), None)
         target = torch.zeros(len(logits), dtype=torch.long)
     else:
         see = (lambda image: torch.cat(network.both(image), 1)) if wide else None
