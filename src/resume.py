@@ -97,7 +97,6 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
     if home.config.is_file():
         saved = OmegaConf.create(home.words())
         _refuse_older(cfg, saved, home)
-        _refuse_undecided(cfg, saved, home)
         rows = _differences(cfg, saved, home)
         ends = [row for row in rows if row[0] in replan.WORDS]
         _refuse([row for row in rows if row not in ends], home)
@@ -108,7 +107,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
             folder.write(home.config, OmegaConf.to_yaml(saved))
             before = [word for word in home.state()["overrides"] if word.partition("=")[0] not in asked]
             home.update(overrides=[*before, *(f"{key}={value}" for key, value in asked.items())])
-        _refuse_chosen(cfg, saved, home)
+        _refuse_late(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
         words = plain(saved)
@@ -189,23 +188,20 @@ def _refuse_older(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) ->
         )
 
 
-def _refuse_undecided(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
-    """A fit by the yaml's values, of which nobody would know that they are not the recipe's."""
-    asked = cfg.stages if any(word.startswith("stages=") for word in typed()) else ()
-    alone = saved.select == "probe" and "select=probe" not in home.state()["overrides"]
-    if "fit" in asked and "fit" not in saved.stages and alone:
+def _refuse_late(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
+    """A choice that was made, and a fit of which not all was decided, since there was to be none."""
+    said, state = {word.partition("=")[0] for word in typed()}, home.state()
+    if "select" in said and "select" in state["done"] and cfg.select != saved.select:
         raise ConfigError(
-            f"resume={home.path} stages=[{','.join(asked)}]: this run ended with its probe, and the recipe has decided "
-            "nothing of a fit.\nStart a new run with recipe=auto: what the probe has seen is kept in the cache."
-        )
-
-
-def _refuse_chosen(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> None:
-    said = any(word.startswith("select=") for word in typed())
-    if said and "select" in home.state()["done"] and cfg.select != saved.select:
-        raise ConfigError(
-            f"resume={home.path} select={cfg.select}: this run has chosen already ({home.state().get('chosen')}).\n"
+            f"resume={home.path} select={cfg.select}: this run has chosen already ({state.get('chosen')}).\n"
             "Leave select out; or resume it with another end of the fit, after which it chooses anew."
+        )
+    alone = saved.select == "probe" and "select=probe" not in state["overrides"]
+    undecided = alone or saved.trainer.auto_batch or saved.trainer.compile == "auto"
+    if "stages" in said and "fit" in cfg.stages and "fit" not in saved.stages and undecided:
+        raise ConfigError(
+            f"resume={home.path} stages=[{','.join(cfg.stages)}]: this run was to have no fit, and nothing was decided "
+            "of one.\nStart a new run: what the probe has seen is kept in the cache."
         )
 
 

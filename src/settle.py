@@ -26,13 +26,12 @@ def settle(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
     """The config with its open words answered. Raises ConfigError where they cannot be."""
     words = resume.plain(cfg)
     trainer, data, count = words["trainer"], words["data"], hardware.ranks(words)
-    if not {"fit", "find_lr"} & set(words["stages"]):
-        return cfg
-    if trainer["auto_batch"]:
+    fits = bool({"fit", "find_lr"} & set(words["stages"]))
+    if trainer["auto_batch"] and fits:
         data["batch_size"], trainer["effective_batch"] = batch(words, home, count)
     if trainer["effective_batch"]:
         trainer["accumulate_grad_batches"] = accumulated(trainer["effective_batch"], data["batch_size"], count)
-    if trainer["compile"] == "auto":
+    if trainer["compile"] == "auto" and fits:
         trainer["compile"] = pays(words, home)
     for key in ("data.batch_size", "trainer.effective_batch", "trainer.accumulate_grad_batches", "trainer.compile"):
         group, _, name = key.partition(".")

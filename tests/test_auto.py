@@ -216,7 +216,7 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert found(run, "run.json")["chosen"] == "probe"
     assert "none trained" in zygote.screen and "mirror" not in zygote.screen and "updates in" not in zygote.screen
     assert zygote.run(f"resume={run}", "stages=[probe,fit,select,test]") == 2
-    assert "nothing of a fit" in zygote.screen and "recipe=auto" in zygote.screen
+    assert "nothing was decided of one" in zygote.screen and "Start a new run" in zygote.screen
 
 
 @pytest.mark.parametrize("made", ["model", "checkpoints"])
@@ -232,6 +232,8 @@ def test_what_was_made_outlives_a_fault_behind_it_and_what_was_not_leaves_no_fol
 
 def test_a_recipe_without_a_probe_asks_the_network_nothing(auto, zygote, shapes, tmp_path):
     run = tmp_path / "run"
+    none = (f"run_dir={run}0", "recipe=fast", "stages=[select,test]")
+    assert zygote.run(*words(shapes, auto, *none)) == 2 and "Add fit to the stages" in zygote.screen, zygote.screen
     assert zygote.run(*words(shapes, auto, f"run_dir={run}", "recipe=fast", "trainer.max_epochs=1")) == 0, zygote.screen
     assert not (run / "probe.safetensors").exists()
     assert "probe" not in found(run, "run.json")["candidates"]

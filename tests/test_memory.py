@@ -165,6 +165,15 @@ def test_an_effective_batch_trains_resumes_and_says_what_a_cpu_cannot_answer(zyg
     same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_fit_that_is_added_later_adds_up_as_many_batches_and_what_was_left_open_is_told(zygote, shapes, tmp_path):
+    start, run = [*words(shapes, tmp_path), "trainer.effective_batch=32", "stages=[]"], tmp_path / "run"
+    assert zygote.run(*start, f"run_dir={run}") == 0, zygote.screen
+    assert zygote.run(f"resume={run}", "stages=[fit]") == 0, zygote.screen
+    assert saved(run)["global_step"] == 6
+    assert zygote.run(*start, "trainer.compile=auto", f"run_dir={run}2") == 0, zygote.screen
+    assert zygote.run(f"resume={run}2", "stages=[fit]") == 2 and "nothing was decided of one" in zygote.screen
+
+
 @pytest.mark.parametrize("word", ["model.grad_checkpointing=true", "trainer.compile=eager"])
 def test_a_resume_is_exact_however_the_gradient_is_computed(zygote, shapes, tmp_path, word):
     start, fault = (

@@ -138,6 +138,8 @@ def test_early_stopping_stays_decided(zygote, shapes, tmp_path):
     start = [*words(shapes, tmp_path), *stop, "callbacks.early_stopping.min_delta=1"]  # nothing can be that much better
     assert zygote.run(*start, f"run_dir={tmp_path / 'whole'}") == 0, zygote.screen
     assert updates(tmp_path / "whole") == 12
+    assert zygote.run(*start, "refit=all", "select=last", f"run_dir={tmp_path / 'again'}") == 0, zygote.screen
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["refit/epochs"] == 2, "as many as were fitted"
     # the second validation decides; the signal comes in it, so the checkpoint is written with the decision
     fault = {"at": "validation", "n": 3, "number": int(signal.SIGTERM)}
     assert zygote.run(*start, f"run_dir={tmp_path / 'run'}", fault=fault) == 143

@@ -24,7 +24,9 @@ def refit(run: Run) -> None:
         if run.leader:
             print(f"refit: left out, since `{name}` is not the end of a fit.")
         return
-    whole = run.fork("refit", whole=learnt(run))
+    stopped = "early_stopping" in (run.cfg.get("callbacks") or {})  # which val tells, and there is none now
+    ended = int(run.home.metrics()["fit/epochs"]) if stopped else None
+    whole = run.fork("refit", whole=learnt(run), epochs=ended)
     if name != "rival":
         trained(whole, "refit")
     if name in ("rival", "soup"):

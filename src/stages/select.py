@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 
 from src import folder, world
-from src.contracts import Affine, Run
+from src.contracts import Affine, ConfigError, Run
 from src.facts import BESIDE
 from src.stages import doubts, probe
 from src.stages.candidates import Candidate, beside, candidates, epoch, file_of, parts, restored
@@ -21,6 +21,10 @@ HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chose
 
 def select(run: Run) -> None:
     found = candidates(run, names(run))
+    if not found:
+        raise ConfigError(
+            "select: there is no model to choose: nothing was fitted, or solved by a probe.\nAdd fit to the stages."
+        )
     chosen = choose(run, found)
     head = _head(run, chosen)
     if run.leader:
@@ -34,7 +38,7 @@ def select(run: Run) -> None:
                 folder.write(run.home.path / HELD_OUT, save(held))
                 said = table(run, "val", torch.arange(len(chosen.target)), chosen.logits)
                 folder.write(run.home.path / "predictions_val.csv", said)
-        if run.cfg["recipe"] != "off":
+        if run.cfg["recipe"] != "off" or run.cfg["select"] == "auto":
             _tell(run, found, chosen)
     world.gather(None)  # the other ranks must not look for the model before it is there
 
@@ -118,7 +122,9 @@ def _tell(run: Run, found: list[Candidate], chosen: Candidate) -> None:
     run.home.update(candidates=scores)
     file = run.home.path / "recipe.md"
     before = file.read_text(encoding="utf-8").partition("\n## Candidates")[0] if file.is_file() else ""
-    why = " The first is left only for one that is better by three standard errors." if len(found) > 1 else ""
+    known = run.task.scores is not None or run.task.score is not None
+    why = "left only for one that is better by three standard errors" if known else "taken: no error of this is known"
+    why = f" The first is {why}." if len(found) > 1 else ""
     lines = [
         "",
         "## Candidates",
