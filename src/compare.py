@@ -20,8 +20,7 @@ from src import few, folder, stats
 from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.factory import make
-from src.finished import Entry, runs
-from src.merge import logits
+from src.finished import Entry, logits, runs
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.page import html
 from src.tables import read

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from src import folder
 from src.contracts import ConfigError
 
@@ -129,3 +131,21 @@ def same_task(first: Entry, other: Entry) -> None:
                 f"{other.path} has another {what} than {first.path}: {of(other)} instead of {of(first)}.\n"
                 "Compare runs of one task and one metric."
             )
+
+
+def logits(rows: list[dict[str, str]], task: Any, facts: dict[str, Any]) -> torch.Tensor:
+    """(N, outputs), back from what the table of a fold says."""
+    if task.undo:
+        return task.undo(rows, **facts.get("tuned", {}))
+    if task.parts:
+        return torch.cat([_logits(rows, p.target, p.classes, f"/{p.name}") for p in task.parts], 1)
+    return _logits(rows, task.target, facts["classes"])
+
+
+def _logits(rows: list[dict[str, str]], target: str, classes: Sequence[str], head: str = "") -> torch.Tensor:
+    """head: what a table with several targets says behind `prediction` and `prob`."""
+    if target == "numbers":
+        columns = [f"prediction/{name}" for name in classes] if len(classes) > 1 or head else ["prediction"]
+        return torch.tensor([[float(row[column]) for column in columns] for row in rows])
+    p = torch.tensor([[float(row[f"prob{head}/{name}"]) for name in classes] for row in rows]).clamp(1e-7, 1 - 1e-7)
+    return p.log() if target == "class" else p.logit()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,7 +20,7 @@ from src import few, folder, tables
 from src.contracts import ConfigError, DataError
 from src.doors import opened
 from src.factory import make
-from src.finished import unfinished
+from src.finished import logits, unfinished
 from src.tables import read
 
 Row = dict[str, str]
@@ -41,24 +40,6 @@ def runs(sweep: Path) -> list[Path]:
             "Name the folder above the runs, as logs/NAME after `train.py -m name=NAME data.fold=0,1,2,3,4`."
         )
     return found
-
-
-def logits(rows: list[Row], task: Any, facts: dict[str, Any]) -> torch.Tensor:
-    """(N, outputs), back from what the table of a fold says."""
-    if task.undo:
-        return task.undo(rows, **facts.get("tuned", {}))
-    if task.parts:
-        return torch.cat([_logits(rows, p.target, p.classes, f"/{p.name}") for p in task.parts], 1)
-    return _logits(rows, task.target, facts["classes"])
-
-
-def _logits(rows: list[Row], target: str, classes: Sequence[str], head: str = "") -> torch.Tensor:
-    """head: what a table with several targets says behind `prediction` and `prob`."""
-    if target == "numbers":
-        columns = [f"prediction/{name}" for name in classes] if len(classes) > 1 or head else ["prediction"]
-        return torch.tensor([[float(row[column]) for column in columns] for row in rows])
-    p = torch.tensor([[float(row[f"prob{head}/{name}"]) for name in classes] for row in rows]).clamp(1e-7, 1 - 1e-7)
-    return p.log() if target == "class" else p.logit()
 
 
 def averaged(folds: list[torch.Tensor], task: Any) -> torch.Tensor:
