@@ -19,6 +19,7 @@ from src import resume
 from src.build import build
 from src.contracts import ConfigError
 from src.folder import RunFolder
+from src.predictor import Predictor
 from src.stages import probe
 from src.stages.candidates import candidates
 from src.stages.embed import embed, shaken
@@ -468,3 +469,14 @@ def test_how_many_images_a_budget_allows_is_not_asked_of_the_cache(shapes, tmp_p
         assert probe.features(r, network, "cpu", 1e-6)[3] == 10 * len(r.source.classes) and len(passes) == turn
     every = probe.features(r, network, "cpu", None)[3]
     assert probe.features(r, network, "cpu", 1e-6)[3] == every and len(passes) == 2, "all of it is kept by now"
+
+
+def test_what_is_said_of_a_part_of_val_stands_beside_its_images(auto, zygote, shapes, tmp_path):
+    run, more = tmp_path / "run", ("trainer.limit_val_batches=1", "trainer.max_epochs=1", "select=ema", "refit=none")
+    assert zygote.run(*words(shapes, auto, f"run_dir={run}", *more)) == 0, zygote.screen
+    with (run / "predictions_val.csv").open() as stream:
+        said = {f"{shapes / row['path']}": row for row in csv.DictReader(stream)}
+    assert len(said) == 8 and all(row["target"] == path.split("/")[-2] for path, row in said.items())
+    again = Predictor.load(run)(list(said))
+    for row, now in zip(said.values(), again, strict=True):
+        assert float(row["prob/left"]) == pytest.approx(now["prob/left"], abs=1e-3)

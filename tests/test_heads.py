@@ -73,7 +73,11 @@ def test_a_head_that_is_solved_again_learns_no_image_of_val_whose_label_is_rathe
     x, true = blobs(500, 8, seed=1)
     draw = torch.Generator().manual_seed(1)
     y = (true + (torch.rand(500, generator=draw) < part) * torch.randint(1, CLASSES, (500,), generator=draw)) % CLASSES
-    train, val, learnt = candidates.Seen(x[:300], true[:300]), candidates.Seen(x[300:], y[300:]), []
+    train, val, learnt = (
+        candidates.Seen(x[:300], true[:300], torch.arange(300)),
+        candidates.Seen(x[300:], y[300:], torch.arange(len(x) - 300)),
+        [],
+    )
     task = multiclass(tuple("abc"), "val/acc", "max")
     head = task.close(train.x, train.target, slice(None))
     task = replace(task, mix=None, close=lambda x, target, _: learnt.append((x, target)) or head)
@@ -81,7 +85,7 @@ def test_a_head_that_is_solved_again_learns_no_image_of_val_whose_label_is_rathe
     run = SimpleNamespace(cfg={"data": {"suspects": suspects}, "refit": "head"}, task=task, leader=False)
     final = partial(candidates._mixed_again, run, network, train, val, "closing", (0.0, 1.0))
     logits = val.x @ head[0].T + head[1]
-    select._head(run, candidates.Candidate("ema+closing", head, logits, val.target, (0.0, 1.0), final))
+    select._head(run, candidates.Candidate("ema+closing", head, logits, val.target, val.index, (0.0, 1.0), final))
     ((seen, target),) = learnt
     right = (x[None, 300:] == seen[300:, None]).all(2).float().argmax(1) + 300  # which of val they are
     assert torch.equal(seen[:300], train.x) and torch.equal(target[300:], y[right])
@@ -305,7 +309,11 @@ def choice(right: dict[str, list[int]], mode: str = "max") -> str:
     for name, hits in right.items():
         logits = torch.tensor([[1.0, 0.0] if hit else [0.0, 1.0] for hit in hits])
         target = torch.zeros(len(hits), dtype=torch.long)
-        made.append(Candidate(name, (torch.zeros(2, 1), torch.zeros(2)), logits, target, (1.0, 0.0), None))
+        made.append(
+            Candidate(
+                name, (torch.zeros(2, 1), torch.zeros(2)), logits, target, torch.arange(len(target)), (1.0, 0.0), None
+            )
+        )
     return choose(SimpleNamespace(task=task), made).name
 
 

@@ -24,6 +24,7 @@ def calibrate(run: Run) -> None:
         if run.leader:
             print(f"calibrate: left out, since {why}.")
         return
+    index = held.pop("index")
     images, train = make.Images(**held), None
     if words["unfamiliar"] in make.FEATURES:
         network = run.load()
@@ -38,7 +39,7 @@ def calibrate(run: Run) -> None:
             if run.task.tune:  # a threshold is of the probabilities that are shipped
                 run.home.update(tuned=run.task.tune(crossed, images.target))
             run.home.add_metrics(measure(run, "val", crossed, images.target))
-            folder.write(run.home.path / "predictions_val.csv", table(run, "val", torch.arange(len(crossed)), crossed))
+            folder.write(run.home.path / "predictions_val.csv", table(run, "val", index, crossed))
         facts |= {"tuned": tuned(run), "calibration": make.save(run.model, plain, tensors)}
         folder.write(run.model / "model.json", json.dumps(facts, indent=1, ensure_ascii=False))
         _tell(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Candidate:
     head: Affine | None  # on what `embed` sees; None: as the network has it
     logits: torch.Tensor  # of val (N, outputs)
     target: torch.Tensor
+    index: torch.Tensor  # which images of val they are
     weights: Weights  # what the trained and the closing head count in it
     final: Callable[[torch.Tensor], Affine] | None
     # (which images of val (N,)) -> the head, where it is solved, on train and these
@@ -40,16 +41,17 @@ class Seen:
 
     x: torch.Tensor  # (N, D)
     target: torch.Tensor
+    index: torch.Tensor  # in their split
 
     def __add__(self, other: Seen) -> Seen:
-        return Seen(torch.cat([self.x, other.x]), torch.cat([self.target, other.target]))
+        return Seen(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
     def only(self, kept: torch.Tensor) -> Seen:
-        return Seen(self.x[kept], self.target[kept])
+        return Seen(self.x[kept], self.target[kept], self.index[kept])
 
     def first(self) -> Seen:
         """What the first of two backbones sees."""
-        return Seen(self.x.tensor_split(2, 1)[0], self.target)
+        return replace(self, x=self.x.tensor_split(2, 1)[0])
 
 
 def parts(name: str) -> tuple[str, str, bool]:
@@ -108,7 +110,7 @@ def _with_heads(
             head = _both(run, trained, closing, weights[kind], train.target)
             final = partial(_mixed_again, run, network, train, val, kind, weights[kind]) if kind else None
         x = (val.x + other.x) / 2 if mirror else val.x
-        yield Candidate(full, head, x @ head[0].T + head[1], val.target, weights[kind], final)
+        yield Candidate(full, head, x @ head[0].T + head[1], val.target, val.index, weights[kind], final)
 
 
 def beside(task: Task) -> bool:
@@ -129,12 +131,12 @@ def _with_frozen(
     for name, (*_, mirror) in mine.items():
         x = (val.x + other.x) / 2 if mirror else val.x
         final = partial(_mixed_again, run, network, train, val, "frozen", weights)
-        yield Candidate(name, (weight, bias), x @ weight.T + bias, val.target, weights, final)
+        yield Candidate(name, (weight, bias), x @ weight.T + bias, val.target, val.index, weights, final)
 
 
 def _closing_twice(run: Run, network: Any, train: Seen) -> tuple[Affine, Affine]:
     """One on the frozen backbone, one on the other, as heads on what `embed` sees of both."""
-    tuned, frozen = (_closing(run, network, Seen(x, train.target)) for x in train.x.tensor_split(2, 1))
+    tuned, frozen = (_closing(run, network, replace(train, x=x)) for x in train.x.tensor_split(2, 1))
     own = train.x.shape[1] // 2
     return (pad(frozen[0], (own, 0)), frozen[1]), (pad(tuned[0], (0, own)), tuned[1])
 
@@ -146,10 +148,11 @@ def _whole(run: Run, network: Any, mine: dict[str, tuple[str, str, bool]]) -> It
     for full, (_, kind, mirror) in mine.items():
         assert not kind, "a closing head is not asked for"
         network.mirror = mirror
-        seen = Seen(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
+        said = _nothing(*shape)
         if run.cfg["trainer"]["limit_val_batches"] != 0:
-            seen = Seen(*predictions(run, network, "val")[1:])
-        yield Candidate(full, None, seen.x, seen.target, (1.0, 0.0), None)
+            index, logits, target = predictions(run, network, "val")
+            said = Seen(logits, target, index)
+        yield Candidate(full, None, said.x, said.target, said.index, (1.0, 0.0), None)
 
 
 def mixed(run: Run, network: Any, train: Seen, kind: str, weights: Weights) -> Affine:
@@ -195,13 +198,18 @@ def fitted(run: Run, network: Any) -> Seen:
 def _val(run: Run, network: Any, change: Any = None) -> Seen:
     """Nothing where the run looks at none."""
     if run.cfg["trainer"]["limit_val_batches"] == 0:
-        return Seen(torch.zeros(0, network.width()), torch.zeros(0, dtype=torch.long))
+        return _nothing(network.width())
     return seen(run, network, "val", (lambda image: network.embed(change(image))) if change else None)
 
 
 def seen(run: Run, network: Any, split: str, see: Any = None, only: list[int] | None = None) -> Seen:
     """On every rank."""
-    return Seen(*predictions(run, network, split, see or network.embed, only)[1:])
+    index, x, target = predictions(run, network, split, see or network.embed, only)
+    return Seen(x, target, index)
+
+
+def _nothing(*shape: int) -> Seen:
+    return Seen(torch.zeros(0, *shape), *torch.zeros(2, 0, dtype=torch.long))
 
 
 def restored(run: Run, name: str) -> Any:

@@ -75,12 +75,12 @@ def right(run: Run, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return ~found.wrong if found and many else every
 
 
-def listed(run: Run, kept: torch.Tensor) -> str:
+def listed(run: Run, index: torch.Tensor) -> str:
     """Writes which images of val are not learnt to a file; -> its name."""
     split, out, file = run.source.splits["val"], io.StringIO(), "suspects_val.csv"
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["path", "label"])
-    for i in (~kept).nonzero()[:, 0].tolist():
+    for i in index.tolist():
         rows.writerow([split.paths[i], "; ".join(run.source.labels.text(split.targets[i], run.source.classes))])
     folder.write(run.home.path / file, out.getvalue())
     return file

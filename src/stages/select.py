@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from safetensors.torch import save
 
 from src import folder, world
@@ -16,7 +15,7 @@ from src.stats import gain, metric
 MANY = 500  # images a class from which the head that was trained knows something that the closing head does not, as it
 # does where rare classes count as much as others (src/tasks/heads.py: `close`). Raced at 307: level after 8 epochs, and
 # after one, on a small budget, the closing head alone is ahead (83.6 to 80.7 % of val)
-HELD_OUT = "held_out.safetensors"  # logits and targets of val, before the chosen model learns val, too
+HELD_OUT = "held_out.safetensors"  # what was said of val, before the chosen model learns val, too
 
 
 def select(run: Run) -> None:
@@ -34,9 +33,9 @@ def select(run: Run) -> None:
         if len(chosen.target):
             run.home.add_metrics(measure(run, "val", chosen.logits, chosen.target))
             if not run.task.dense:
-                held = {"logits": chosen.logits.contiguous(), "target": chosen.target.contiguous()}
+                held = {name: getattr(chosen, name).contiguous() for name in ("logits", "target", "index")}
                 folder.write(run.home.path / HELD_OUT, save(held))
-                said = table(run, "val", torch.arange(len(chosen.target)), chosen.logits)
+                said = table(run, "val", chosen.index, chosen.logits)
                 folder.write(run.home.path / "predictions_val.csv", said)
         if run.cfg["recipe"] != "off" or run.cfg["select"] == "auto":
             _tell(run, found, chosen)
@@ -97,7 +96,7 @@ def _head(run: Run, chosen: Candidate) -> Affine | None:
     kept = doubts.right(run, chosen.logits, chosen.target)
     if run.leader and not kept.all():
         wrong = f"{int((~kept).sum())} of the {len(kept)} images of val"
-        why = f"their labels are rather wrong than right ({doubts.listed(run, kept)})"
+        why = f"their labels are rather wrong than right ({doubts.listed(run, chosen.index[~kept])})"
         print(f"select: {wrong} are not learnt, now that it has chosen: {why}")
     return chosen.final(kept) if chosen.final else chosen.head
 
