@@ -183,7 +183,7 @@ def checked(r: Run) -> tuple[Network, Module, list[str]]:
         )
     network_of, callbacks = cfg["select"].partition("+")[0], cfg.get("callbacks") or {}
     lacking = [name for name in WRITERS.get(network_of, ()) if name not in callbacks]
-    if lacking and "fit" in cfg["stages"]:
+    if lacking and {"fit", "select"} <= {*cfg["stages"]}:
         raise ConfigError(
             f"select={cfg['select']} without callbacks.{lacking[0]}: it is that callback that keeps this network.\n"
             "Set callbacks=[default], or another select."

@@ -135,7 +135,7 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
     try:
         trained(run, "fit")
     except NonFinite as error:  # on all ranks; the others shall not end with it, nor each resume of the run
-        signals.defer(False)
+        signals.ended()
         if run.leader:
             print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
         return math.nan

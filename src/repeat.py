@@ -117,7 +117,8 @@ def page(table: Table, other: Table | None, against: str) -> str:
         if other is not None and (pairs := few.paired(values, other.get(key, {})))[2]:
             change, width, n = pairs
             what = "beyond chance" if abs(change) > width else "within chance"
-            if n > 1 and len({*values.values()}) == len({*other[key].values()}) == 1:
+            seeds = n > 1 and next(iter(values)).startswith("seed-")
+            if seeds and len({*values.values()}) == len({*other[key].values()}) == 1:
                 what = "the seed changes neither; whether it is chance the images tell (src.compare)"
             line += (
                 f"   {change:+.4f}" + ("" if math.isinf(width) else f" ± {width:.4f}") + f" against {against}: {what}"

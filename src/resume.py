@@ -196,12 +196,17 @@ def _refuse_late(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> 
             f"resume={home.path} select={cfg.select}: this run has chosen already ({state.get('chosen')}).\n"
             "Leave select out; or resume it with another end of the fit, after which it chooses anew."
         )
-    alone = saved.select == "probe" and "select=probe" not in state["overrides"]
-    undecided = alone or saved.trainer.auto_batch or saved.trainer.compile == "auto"
-    if "stages" in said and "fit" in cfg.stages and "fit" not in saved.stages and undecided:
+    fits = {"fit", "find_lr"} & {*saved.stages}
+    unanswered = {
+        "recipe": saved.select == "probe" and "select=probe" not in state["overrides"],
+        "trainer.auto_batch": saved.trainer.auto_batch and not fits,
+        "trainer.compile": saved.trainer.compile == "auto",
+    }
+    if "stages" in said and "fit" in cfg.stages and "fit" not in saved.stages and any(unanswered.values()):
+        word = next(word for word, left in unanswered.items() if left)
         raise ConfigError(
-            f"resume={home.path} stages=[{','.join(cfg.stages)}]: this run was to have no fit, and nothing was decided "
-            "of one.\nStart a new run: what the probe has seen is kept in the cache."
+            f"resume={home.path} stages=[{','.join(cfg.stages)}]: this run was to have no fit, so {word} has decided "
+            "nothing of one.\nStart a new run: what the probe has seen is kept in the cache."
         )
 
 

@@ -61,6 +61,14 @@ def defer(on: bool) -> None:
         _watch.timer = None
 
 
+def ended() -> None:
+    """A fit has ended by a fault: what it was asked to do after its step is done now."""
+    code = _watch.wanted
+    defer(False)
+    if code:
+        raise Stopped(code)
+
+
 def wanted() -> int:
     """The exit code with which the run is to stop, 0 while it is to go on."""
     return _watch.wanted

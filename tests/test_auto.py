@@ -217,7 +217,7 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert found(run, "run.json")["chosen"] == "probe"
     assert "none trained" in zygote.screen and "mirror" not in zygote.screen and "updates in" not in zygote.screen
     assert zygote.run(f"resume={run}", "stages=[probe,fit,select,test]") == 2
-    assert "nothing was decided of one" in zygote.screen and "Start a new run" in zygote.screen
+    assert "so recipe has decided nothing" in zygote.screen and "Start a new run" in zygote.screen
 
 
 @pytest.mark.parametrize("made", ["model", "checkpoints"])

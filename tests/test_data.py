@@ -422,7 +422,10 @@ def test_an_empty_class_folder_does_not_shift_the_classes(tmp_path):
         ([], ["no images", "ROOT/CLASS"]),
         (["a*1", "b*1"], ["val_size=0.15", "2 images"]),
         (["images/a*4", "images/b*4"], ["one class folder, 'images'", "'a', 'b'", "data.root=", "/images"]),
-        (["seg_train/a*4", "seg_train/b*4", "seg_test/a*2", "seg_test/b*2"], ["'seg_test', 'seg_train'", "are splits"]),
+        (
+            ["seg_train/a*4", "seg_train/b*4", "seg_test/a*2", "seg_test/b*2"],
+            ["'seg_test', 'seg_train'", "to be splits"],
+        ),
         (["a*4", "b*4", "b/caf\udce9.png"], ["'caf\\udce9.png'", "not UTF-8", "Rename"]),
     ],
 )

@@ -478,8 +478,25 @@ def test_dates_are_times_and_what_is_neither_a_date_nor_a_number_is_refused(tmp_
     months = {name: {int(path[:3]) % 9 for path in split.paths} for name, split in source.splits.items()}
     assert len(months["val"]) + len(months["test"]) < 9, "months are in order, and mostly lie in one split"
     listing(tmp_path / "x", "path,target,day", *days[:-1], "089.png,a,31/01/2026")
-    with pytest.raises(DataError, match="'31/01/2026' is no date as 2026-01-31"):
+    with pytest.raises(DataError, match="data.time=day: '31/01/2026' is no date as 2026-01-31"):
         table(tmp_path / "x", "t.csv", time_column="day")
+    for way in ("2026-{:02d}", "{:02d}:00:00", "2026-01-{:02d}_23-59-59"):  # in order as they are
+        rows = [f"{i:03d}.png,{'ab'[i % 2]},{way.format(i // 10)}" for i in range(90)]
+        listing(tmp_path / "x", "path,target,day", *rows)
+        source = table(tmp_path / "x", "t.csv", time_column="day")
+        assert sum(len(split) for split in source.splits.values()) == 90
+    rows = [f"{i:03d}.png,{'train' if i % 2 else 'test'}" for i in range(90)]
+    listing(tmp_path / "x", "path,Split", *rows)
+    assert table(tmp_path / "x", "t.csv", target_column="Split").classes == ("test", "train")
+
+
+def test_a_film_that_only_goes_up_is_divided_too(tmp_path):
+    lines = [f"{i:03d}.png,{i / 7:.2f}" for i in range(200)]
+    for seed in range(3):
+        source = table(listing(tmp_path / "x", "path,target", *lines), "t.csv", Numbers(), split_seed=seed)
+        assert {name: len(split) for name, split in source.splits.items()} == {"train": 140, "val": 30, "test": 30}
+        parts = {int(path[:3]): split for split, items in source.splits.items() for path in items.paths}
+        assert sum(parts[i] != parts[i + 1] for i in range(199)) <= 12
 
 
 def test_names_that_are_made_of_targets_are_no_film(tmp_path):
@@ -487,6 +504,11 @@ def test_names_that_are_made_of_targets_are_no_film(tmp_path):
     lines = [f"{age}_{draw.integers(2)}_{i}.png,{age}" for i, age in enumerate(draw.integers(1, 90, size=200))]
     source = table(listing(tmp_path / "x", "path,target", *lines), "t.csv", Numbers())
     assert not any("Neighbours" in note for note in source.notes) and not source.splits["train"].groups
+    assert any("named by their target" in note for note in source.notes)
+    smooth = np.cumsum(draw.normal(size=200)).round() % 3 + 1  # of which names have too few to be told by them
+    lines = [f"run{int(value)}_x{i:03d}.png,{value}" for i, value in enumerate(sorted(smooth))]
+    source = table(listing(tmp_path / "y", "path,target", *lines), "t.csv", Numbers())
+    assert any("Neighbours" in note for note in source.notes)
 
 
 def test_frames_of_a_film_stay_together_in_folds_too_whatever_split_they_were_in(tmp_path):

@@ -84,7 +84,8 @@ def _choice(of: Of) -> Iterator[str]:
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
             "callbacks.deadline.seconds for the fit alone."
         )
-    if of("budget") and of("callbacks.deadline") is None:
+    fits = of("recipe") != "probe" and "fit" in (of("stages") or ())
+    if of("budget") and fits and of("callbacks.deadline") is None:
         yield (
             f"budget={of('budget')} without callbacks.deadline\n  It is that callback that ends the fit in time. "
             "Set callbacks=[default], or leave budget out."

@@ -137,12 +137,13 @@ def _list(path: str, other: Counter[str]) -> tuple[list[tuple[str, bool]], list[
             continue
         if entry.is_dir():
             folders.append((entry.name, entry.is_symlink()))
-        elif "\udc80" <= max(entry.name) <= "\udcff":
-            raise DataError(f"{path}: the name {ascii(entry.name)} is not UTF-8, so no table can hold it. Rename it.")
         elif (extension := os.path.splitext(entry.name)[1].lower()) in EXTENSIONS:
             files.append(entry.name)
         else:
             other[extension or entry.name] += 1
+    for name in (*files, *(name for name, _ in folders)):
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise DataError(f"{path}: the name {ascii(name)} is not UTF-8, so no table can hold it. Rename it.")
     return folders, files
 
 
@@ -179,7 +180,8 @@ def _refuse_nested(root: Path, found: _Found) -> None:
     if len(alike) > 1 and len(set.intersection(*(set(inner[top]) for top in alike))) > 1:
         raise DataError(
             f"data.root={root}: {shorten(sorted(alike))} hold the same folders, {shorten(sorted(inner[alike[0]]))}, so "
-            "they are splits and not classes.\nRename them to train, val and test."
+            "they seem to be splits and not classes.\n"
+            "Rename them to train, val and test; or, if they are classes, to names without these words."
         )
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import repeat
+from itertools import product, repeat
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -25,6 +26,7 @@ NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 BLOCKS = 20  # of images that follow each other
+FEW = 4  # numbers that may be in names and targets by chance
 COMPARED = 100_000  # images up to which equal files are looked for before they are divided
 MEMO = 2**16  # cells whose target is remembered
 UNDIVIDED = "undivided"  # the key under which `assemble` takes items without a split of their own
@@ -116,21 +118,30 @@ def _together(splits: dict[str, Split], labels: Labels) -> tuple[dict[str, Split
     """Images that follow each other, as frames of a film do, are put into blocks that stay together."""
     whole = UNDIVIDED if UNDIVIDED in splits else "train"
     items = splits[whole]
-    if items.groups or not labels.serial(items.targets) or _tell(items.paths, items.targets):
+    if items.groups or not labels.serial(items.targets):
         return splits, []
+    if _tell(items.paths, items.targets):
+        return splits, [
+            "Files are named by their target: neighbours in the order of their names are taken for no film."
+        ]
     numbered = replace(items, groups=[-1 - block for block in blocks(range(len(items)), BLOCKS)])  # no other group is
     note = (
         f"Neighbours in the order of their names have like targets: {len(items):,} images are taken as {BLOCKS} blocks "
-        "that stay together (data.group or data.time would say it better; data.group=path: each is on its own)."
+        "that stay together (data.group or data.time would say it better)."
     )
     return {**splits, whole: numbered}, [note]
 
 
 def _tell(paths: Sequence[str], targets: Sequence[tuple[float, ...]]) -> bool:
-    """Whether names are made of targets, as 25_0_1.jpg is of an age: they are in order for that reason then."""
+    """Whether files are named by a number of their target, as 25_0_1.jpg is by an age: they are in its order then."""
     some = range(0, len(paths), max(len(paths) // 100, 1))
-    named = [{float(number) for number in re.findall(r"\d+(?:\.\d+)?", paths[i])} & {*targets[i]} for i in some]
-    return sum(map(bool, named)) > 0.9 * len(named)
+    said = [[float(n) for n in re.findall(r"\d+(?:\.\d+)?", PurePosixPath(paths[i]).stem)] for i in some]
+    true = [targets[i] for i in some]
+    for place, i in product(range(min(map(len, said))), range(len(true[0]))):
+        right = sum(n[place] == t[i] for n, t in zip(said, true, strict=True))
+        if right > 0.9 * len(some) and len({n[place] for n in said}) > FEW:
+            return True
+    return False
 
 
 def _divide(root: Root, splits: dict[str, Split], labels: Labels, how: Division) -> tuple[dict[str, Split], list[str]]:

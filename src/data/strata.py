@@ -50,7 +50,7 @@ def assigned(
     """`stratified` where images count for several strata each, or come in groups that must stay together.
 
     Iterative stratification (Sechidis et al. 2011): the rarest stratum first, its largest groups first, each to the
-    part that lacks most of it; train is one of the parts.
+    part that lacks most of it; train is one of the parts. A part that is left empty so gets groups by chance.
     """
     _refuse(fractions)
     parts = {"train": 1 - sum(fractions.values()), **{name: part for name, part in fractions.items() if part > 0}}
@@ -77,6 +77,10 @@ def assigned(
             found[group], room[name] = name, room[name] - len(members[group])
             for s, n in held[group].items():
                 wanted[name][s] -= n
+    for name in [name for name in parts if name not in found.values()]:  # all groups are larger than its share of each
+        for group in sorted(order, key=place.__getitem__):
+            if found[group] == "train" and 2 * room[name] >= len(members[group]):
+                found[group], room[name] = name, room[name] - len(members[group])
     answer = [""] * len(strata)
     for group, images in members.items():
         for i in images:

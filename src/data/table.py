@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -68,9 +69,11 @@ def table(
     labels = labels.on([target_column] if isinstance(target_column, str) else target_column)
     wanted = {"path": [path_column], "target": labels.columns, "split": [split_column]}
     if split_column == "split" and "split" not in header:
-        if other := [name for name in header if name.lower() == "split"]:
+        read = {*labels.columns, path_column, group_column, time_column}
+        if other := [name for name in header if name.lower() == "split" and name not in read]:
             raise DataError(
-                f"data.table={file}: no column 'split', but {other[0]!r}. Set data.columns.split={other[0]}."
+                f"data.table={file}: no column 'split', but {other[0]!r}.\n"
+                f"Set data.columns.split={other[0]}, or rename it if it says something else."
             )
         wanted.pop("split")  # nobody asked for it
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
@@ -78,7 +81,7 @@ def table(
     rest = "train" if test_table else UNDIVIDED
     found, notes, faults = collect(root, file, lines, len(header), columns, labels, rest, (folder, suffix))
     if time_column:
-        found = _by_time(found)
+        found = _by_time(found, f"data.table={file} data.time={time_column}")
         notes.append(f"Images of neighbouring {time_column} stay together, in {BLOCKS} blocks.")
     if test_table:
         wanted = {"path": [path_column], "target": labels.columns, "group": [group_column] if group_column else []}
@@ -114,25 +117,28 @@ def _test(
     return collect(root, file, lines, len(header), columns, labels, "test", place)
 
 
-def _by_time(found: Mapping[str, Rows]) -> dict[str, Rows]:
-    """The group of an item is its time, a number or an ISO date."""
+def _by_time(found: Mapping[str, Rows], asked: str) -> dict[str, Rows]:
+    """The group of an item is its time."""
     return {
-        name: replace(items, groups=texts(f"{name} {block}" for block in blocks(_times(items.groups), BLOCKS)))
+        name: replace(items, groups=texts(f"{name} {i}" for i in blocks(_times(list(items.groups), asked), BLOCKS)))
         for name, items in found.items()
     }
 
 
-def _times(cells: Iterable[str]) -> list[float]:
-    cells = list(cells)
+def _times(cells: list[str], asked: str) -> list[float] | list[str]:
+    """Numbers, ISO dates, or text that is in order as it is: of one shape, the year or the hour first."""
     with suppress(ValueError):
         return list(map(float, cells))
+    shapes = {re.sub(r"\d", "0", cell) for cell in cells}
+    if len(shapes) == 1 and re.match("0000|00:00", shapes.pop()):
+        return cells
     times = []
     for cell in cells:
         try:
             time = datetime.fromisoformat(cell)
         except ValueError:
             raise DataError(
-                f"data.time: {cell!r} is no date as 2026-01-31 or 2026-01-31T23:59 is, and not all times are numbers.\n"
+                f"{asked}: {cell!r} is no date as 2026-01-31 or 2026-01-31T23:59 is, and not all times are numbers.\n"
                 "Write all of them in one of these ways."
             ) from None
         times.append((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())

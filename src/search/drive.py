@@ -159,6 +159,7 @@ def compared(asked: Any, study: Study, found: report.Report, command: Sequence[s
     failed: dict[str, str] = {}
 
     def tables(runs: dict[str, list[str]]) -> list[repeat.Table]:
+        failed.clear()  # what is missing is done again
         for name, those in groups.items():
             print(f"\n{name}: {len(runs)} seeds, to the end", flush=True)
             wrong = repeat.run(asked.home / name, those, runs, asked.places, command)

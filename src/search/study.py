@@ -53,8 +53,9 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Those that count: not what a small space has drawn again."""
-        return [t for t in self.optuna.get_trials(deepcopy=False) if "repeats" not in t.user_attrs]
+        """Those that count: not what a small space has drawn again, or what waits to be drawn."""
+        known = (t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING)
+        return [t for t in known if "repeats" not in t.user_attrs]
 
     @property
     def complete(self) -> list[FrozenTrial]:

@@ -221,6 +221,11 @@ def restored(run: Run, name: str) -> Any:
         return network.eval()
     file, last = file_of(run, name), run.checkpoints / "last.ckpt"
     alone = run.cfg["select"] != "auto"
+    if alone and name in ("soup", "rival") and not run.home.state().get("rival"):
+        raise ConfigError(
+            f"select={run.cfg['select']}: there is no other fit, since no other rate of the sweep stayed finite.\n"
+            f"Go on with resume={run.home.path} select=auto."
+        )
     if not file.exists() or (not alone and name == "best" and epoch(file) == epoch(last)):
         if not alone:
             return None

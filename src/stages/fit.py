@@ -56,7 +56,7 @@ def survived(run: Run, name: str) -> Any:
     try:
         return trained(run, name)
     except NonFinite as error:  # on all ranks
-        signals.defer(False)
+        signals.ended()
         if run.leader:
             print(f"         this rate goes no further, the others do. {error}", flush=True)
         return None

@@ -25,12 +25,16 @@ def refit(run: Run) -> None:
             print(f"refit: left out, since `{name}` is not the end of a fit.")
         return
     stopped = "early_stopping" in (run.cfg.get("callbacks") or {})  # which val tells, and there is none now
-    ended = int(run.home.metrics()["fit/epochs"]) if stopped else None
-    whole = run.fork("refit", whole=learnt(run), epochs=ended)
+
+    def ended(fit: str) -> int | None:
+        return int(run.home.metrics()[f"{fit}/epochs"]) if stopped else None
+
+    whole = run.fork("refit", whole=learnt(run), epochs=ended("fit"))
     if name != "rival":
         trained(whole, "refit")
     if name in ("rival", "soup"):
-        trained(whole.fork(fork_of(state["rival"]), rate=state["rival"]), "refit")
+        rate = state["rival"]
+        trained(whole.fork(fork_of(rate), rate=rate, epochs=ended("rival")), "refit")
     network = restored(whole, name)
     network.keep(whole.network().backbone if kind == "frozen" else None)
     head = mixed(whole, network, fitted(whole, network), kind, state["mixed"]) if kind else None
