@@ -146,6 +146,17 @@ class RunFolder:
             stream.flush()
             yield self
 
+    def held(self) -> bool:
+        """Whether another process works here."""
+        try:
+            with (self.path / ".lock").open("r+") as stream:
+                os.lockf(stream.fileno(), os.F_TEST, 0)
+            return False
+        except FileNotFoundError:
+            return False
+        except (BlockingIOError, PermissionError):
+            return True
+
     def words(self) -> dict[str, Any]:
         """config.yaml: all is decided and resolved in it, and what lies in this folder is found where it is now."""
         if not self.config.is_file():

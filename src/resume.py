@@ -138,10 +138,10 @@ def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
 
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
-    """What rank 0 decided, as soon as it is there; with the words of a resume that it took, which all ranks have."""
+    """What rank 0 decided, as soon as it is there (it may probe for hours); with the words of a resume that it took."""
     end = time.monotonic() + seconds
     while not home.config.is_file():
-        if time.monotonic() > end:
+        if time.monotonic() > end and not home.held():
             raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
         time.sleep(0.1)
     saved = OmegaConf.create(home.words())

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from src import checkpoint, hardware, world
+from src import checkpoint, folder, hardware, resume, world
 from src.contracts import ConfigError
 from tests.conftest import words
 
@@ -74,6 +75,28 @@ def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, n
 )
 def test_what_is_said_of_a_lost_rank(error, told):
     assert re.match(told, world.lost(error))
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_rank_waits_as_long_as_rank_0_works_in_the_folder_and_no_longer(tmp_path, writes):
+    home, cfg = folder.RunFolder(tmp_path), OmegaConf.create({"stages": []})
+    if (child := os.fork()) == 0:
+        with home.lock():
+            time.sleep(0.5)
+            if writes:
+                home.config.write_text("stages: [fit]\n")
+        os._exit(0)
+    while not home.held():
+        time.sleep(0.01)
+    try:
+        if writes:
+            assert resume.read(cfg, home, seconds=0) == {"stages": ["fit"]}
+        else:
+            with pytest.raises(ConfigError, match="never wrote it"):
+                resume.read(cfg, home, seconds=0)
+    finally:
+        os.waitpid(child, 0)
+    assert not home.held()
 
 
 @pytest.mark.parametrize(
