@@ -30,6 +30,7 @@ class Labels(ABC):
     columns: Sequence[str] = ("target",)
     word: ClassVar[str] = "data.columns.target={}"  # how a user names a column of it
     files: ClassVar[bool] = False  # whether a cell is the path of a file, with a label for each pixel
+    divided: ClassVar[str] = "per class"  # how `strata` are told
     open: ClassVar[bool] = False  # whether later splits may have classes that train has not
 
     def on(self, columns: Sequence[str]) -> Self:
@@ -184,6 +185,8 @@ class Levels(OneClass):
 class Numbers(Labels):
     """A number in each column; the target is a tuple of floats."""
 
+    divided: ClassVar[str] = "by bins of the numbers"
+
     def fault(self, cells: Cells) -> str:
         if not all(cells):
             return "no target"
@@ -245,6 +248,7 @@ class Masks(Labels):
     ignore: int | None = None
     stray: str = "error"
     files: ClassVar[bool] = True
+    divided: ClassVar[str] = "by chance"
 
     def __post_init__(self) -> None:
         if self.values is not None:  # a number that is the name of a class is text from here on

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from src.contracts import DataError
 
@@ -15,6 +17,13 @@ def shorten(names: Sequence[str], most: int = 5) -> str:
     """'a', 'b' and 7 more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def refuse_undecodable(where: str | Path, names: Iterable[str]) -> None:
+    """Raises where the name of a file is no text."""
+    for name in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise DataError(f"{where}: the name {ascii(name)} is not UTF-8, so no table can hold it. Rename it.")
 
 
 def known(where: str, counts: Mapping[str, Counter[str]]) -> tuple[str, ...]:
@@ -42,10 +51,12 @@ def refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for label in sorted(labels):
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+        key = f"{float(key):g}" if re.fullmatch(r"-?\d+\.\d*", key) else key
         if key in seen:
             raise DataError(
-                f"{where}: the classes {ascii(seen[key])} and {ascii(label)} differ only in upper and lower case or in "
-                "how Unicode writes an accent, so they are probably one. Give them one name, or two clearer ones."
+                f"{where}: the classes {ascii(seen[key])} and {ascii(label)} differ only in upper and lower case, in "
+                "how Unicode writes an accent or in how a number is written, so they are probably one. Give them one "
+                "name, or two clearer ones."
             )
         seen[key] = label
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from src.data.images import EXTENSIONS
 from src.data.masks import painted
 from src.data.table import rows
 from src.doors import opened
+from src.names import refuse_undecodable
 from src.partial import Partial
 from src.predictor import Predictor, Row, Seen
 from src.progress import Progress
@@ -89,9 +91,12 @@ def predict(
 
     Killed, it goes on where it was when it is asked for the same again, unless `fresh`.
     """
-    file = Path(out) if Path(out).suffix else Path(out).with_suffix(".csv")
+    file = Path(out) / "predictions.csv" if Path(out).is_dir() else Path(out)
+    file = file if file.suffix else file.with_suffix(".csv")
     tables.check(file)
+    _refuse_other(file, Path(where).expanduser())
     predictor, paths = Predictor.load(run_dir, batch_size=batch_size), images(where, column)
+    refuse_undecodable(where, map(str, paths))
     masks = _masks(paths, Path(where).expanduser(), file.with_suffix("")) if predictor.task.dense else []
     names = hashlib.sha256("\n".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()
     said = json.dumps(predictor.facts, sort_keys=True).encode()  # the weights by their sha256, and the calibration
@@ -113,6 +118,23 @@ def predict(
     if bad:
         print(*bad, f"{len(bad)} files could not be read and are left out.", sep="\n", file=sys.stderr)
     return 3 if bad else 0
+
+
+def _refuse_other(file: Path, where: Path) -> None:
+    """ConfigError where a table that no prediction has written, or that of the images, would be lost."""
+    if not file.is_file():
+        return
+    if where.is_file() and file.samefile(where):
+        raise ConfigError(f"--out {file}: that is the table of the images itself.\nName another file.")
+    if file.suffix.lower() in tables.PARQUET:
+        return
+    with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+        head = next(csv.reader(stream), [])
+    if head and not {name.partition("/")[0] for name in head} & {"prediction", "mask", "nearest", "prob"}:
+        raise ConfigError(
+            f"--out {file}: there is a table of something else, with the columns {', '.join(head[:8])}.\n"
+            "Name another file, or remove this one."
+        )
 
 
 def _told(predictor: Predictor, seen: list[Seen | str], paths: list[Path], masks: list[Path]) -> list[Row]:

@@ -147,6 +147,10 @@ def repeat(argv: Sequence[str], command: Sequence[str]) -> int:
         if any(word.startswith("resume=") for word in words):
             raise ConfigError("resume=: a group goes on by itself.\nGive the same words again, without resume.")
         other = _other(options.get("against"), runs)
+        if other is not None and Path(str(options["against"])).absolute() == place:
+            raise ConfigError(
+                f"against={options['against']}: that is this group itself.\nName another, or this one with name=NAME."
+            )
         where = own.value(words, "trainer.accelerator"), own.value(words, "trainer.devices")
         places = jobs.places(options.get("workers", 1), *where)
     failed = run(place, rest, runs, places, command)

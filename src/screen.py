@@ -102,10 +102,12 @@ def last_screen(home: RunFolder) -> None:
     print(f"run folder  {run}\nseconds     {spent}\n")
     if (page := run / "report" / "index.html").is_file():
         print(f"report    {page}")
-    print(f"look      {python} -m tensorboard.main --logdir {run / 'tensorboard'}")
+    if (run / "tensorboard").is_dir():
+        print(f"look      {python} -m tensorboard.main --logdir {run / 'tensorboard'}")
     if (home.path / "model").is_dir():
         print(f"predict   {python} -m src.predict {run} IMAGES")
-    print(f"resume    {resume_command(home)}", flush=True)
+    more = "" if "select" in state.get("done", ()) else " stages=[fit,select,calibrate,refit,test,report]"
+    print(f"resume    {resume_command(home)}{more}", flush=True)
 
 
 def resume_command(home: RunFolder) -> str:

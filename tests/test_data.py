@@ -418,6 +418,7 @@ def test_an_empty_class_folder_does_not_shift_the_classes(tmp_path):
         (["train/x.png", "test/x.png"], ["no class folders", "'train'"]),
         (["train/a*2", "train/b*2", "val/a*1", "dev/a*1"], ["'dev' and 'val' both mean val"]),
         (["cat*3", "Cat*3"], ["'Cat'", "'cat'", "upper and lower case"]),
+        (["1*3", "1.0*3"], ["'1'", "'1.0'", "how a number is written"]),
         (["caf\N{LATIN SMALL LETTER E WITH ACUTE}*2", "cafe\N{COMBINING ACUTE ACCENT}*2"], ["xe9", "u0301", "accent"]),
         ([], ["no images", "ROOT/CLASS"]),
         (["a*1", "b*1"], ["val_size=0.15", "2 images"]),

@@ -286,3 +286,26 @@ def test_what_is_no_run_is_refused(tmp_path, where):
 def test_a_table_that_cannot_be_written_is_refused_first(tmp_path, out):
     with pytest.raises(ConfigError, match="--out"):
         predict(str(tmp_path), str(tmp_path), str(tmp_path / out))
+
+
+def test_no_other_table_is_written_over_and_a_folder_gets_the_usual_name(tmp_path):
+    model(tmp_path / "model")
+    files = pictures(tmp_path / "images", 2)
+    common = (str(tmp_path / "model"), str(tmp_path / "images"))
+    mine = tmp_path / "mine.csv"
+    mine.write_text("path,label\n" + "".join(f"{file},x\n" for file in files))
+    text = mine.read_text()
+    for where in (str(tmp_path / "images"), str(mine)):
+        with pytest.raises(ConfigError, match="--out .*mine.csv: .* table of "):
+            predict(common[0], where, str(mine))
+    assert mine.read_text() == text
+    (tmp_path / "out").mkdir()
+    for _ in range(2):  # its own it may
+        assert predict(common[0], str(mine), str(tmp_path / "out")) == 0
+    assert (tmp_path / "out" / "predictions.csv").read_text().count("\n") == 3
+    with pytest.raises(ConfigError, match="itself"):
+        predict(common[0], str(tmp_path / "out" / "predictions.csv"), str(tmp_path / "out"))
+    files[0].rename(tmp_path / "images" / os.fsdecode(b"caf\xe9.jpg"))
+    with pytest.raises(DataError, match="'caf.udce9.jpg' is not UTF-8|caf.*is not UTF-8"):
+        predict(*common, str(tmp_path / "new.csv"))
+    assert not list(tmp_path.glob(".*tmp"))

@@ -301,6 +301,8 @@ def test_a_repeat_does_only_what_is_missing_and_is_compared_seed_by_seed(tmp_pat
     two = ["seeds=[0,2]", f"paths.logs={tmp_path}", "name=two", "optimizer.lr=0.001"]
     assert repeat.main([*two, f"against={tmp_path / 'one'}"], FAKE) == 0
     assert f"-0.1000 ± 0.0000 against {tmp_path / 'one'}: beyond chance" in capsys.readouterr().out
+    assert repeat.main([*one, f"against={tmp_path / 'one'}"], FAKE) == 2
+    assert "that is this group itself" in capsys.readouterr().err
     assert repeat.main([*two, "optimizer.weight_decay=0.1"], FAKE) == 2
     assert "holds runs of other words" in capsys.readouterr().err
     assert repeat.main(["folds=2", "data.fold=1"], FAKE) == 2

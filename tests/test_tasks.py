@@ -511,6 +511,19 @@ def test_names_that_are_made_of_targets_are_no_film(tmp_path):
     assert any("Neighbours" in note for note in source.notes)
 
 
+def test_numbers_with_copies_are_divided_as_without_them(tmp_path):
+    draw = np.random.default_rng(1)
+    lines = [f"{i:03d}.png,{value:.3f}" for i, value in enumerate(draw.normal(size=60))]
+    root = listing(tmp_path / "x", "path,target", *lines)
+    for i in range(60):
+        (root / f"{i:03d}.png").write_text(f"image {i - (i % 3 == 1)}")
+    source = table(root, "t.csv", Numbers())
+    sizes = {name: len(split) for name, split in source.splits.items()}
+    assert 36 <= sizes["train"] <= 46 and min(sizes.values()) >= 6
+    assert any("20 of them are copies" in note for note in source.notes)
+    assert any("divided by bins of the numbers with" in note for note in source.notes)
+
+
 def test_frames_of_a_film_stay_together_in_folds_too_whatever_split_they_were_in(tmp_path):
     values = np.cumsum(np.random.default_rng(0).normal(size=200))
     lines = [f"{i:03d}.png,{value:.3f},{'val' if i % 5 == 4 else 'train'}" for i, value in enumerate(values)]

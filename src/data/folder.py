@@ -14,7 +14,7 @@ from src.contracts import DataError, Source
 from src.data.images import EXTENSIONS
 from src.data.split import NAMES, UNDIVIDED, Division, Item, assemble
 from src.labels import Labels, OneClass
-from src.names import shorten
+from src.names import refuse_undecodable, shorten
 
 LAYOUTS = (
     "A folder of images is laid out as ROOT/CLASS/*.jpg (divided by the template), or as ROOT/train/CLASS/*.jpg with "
@@ -141,9 +141,7 @@ def _list(path: str, other: Counter[str]) -> tuple[list[tuple[str, bool]], list[
             files.append(entry.name)
         else:
             other[extension or entry.name] += 1
-    for name in (*files, *(name for name, _ in folders)):
-        if any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise DataError(f"{path}: the name {ascii(name)} is not UTF-8, so no table can hold it. Rename it.")
+    refuse_undecodable(path, (*files, *(name for name, _ in folders)))
     return folders, files
 
 

@@ -169,7 +169,7 @@ def _divide(root: Root, splits: dict[str, Split], labels: Labels, how: Division)
                 + " ".join([*told, "Set data.val_size to a part of train (0.15), add images, or bring a val split."])
             )
         given = "No splits were given" if whole == UNDIVIDED else "There is no val split"
-        together = ", groups kept together," if items.groups else " per class"
+        together = ", groups kept together," if items.groups else f" {labels.divided}"
         together = " by whole classes (task.labels.apart)" if apart else together
         notes += [f"{given}: divided{together} with split_seed={seed} into {_sizes(splits)} images.", *told]
     if "test" not in splits:
@@ -229,7 +229,8 @@ def _cut(
             return stratified(strata, fractions, seed), told
         others = [i for _, *rest in copies for i in rest]
         codes, firsts = np.zeros(len(items), np.int8), np.delete(np.arange(len(items)), others)
-        codes[firsts] = stratified(strata[firsts], fractions, seed)
+        strata = labels.strata(items.only(firsts).targets)  # anew, since bins of numbers have fewer images now
+        codes[firsts] = stratified(np.asarray(strata), fractions, seed)
         for first, *rest in copies:
             codes[rest] = codes[first]
         return codes, told
