@@ -70,7 +70,7 @@ def test_the_probe_of_pixels_ships_a_model_that_is_as_good_as_it_says(zygote, ro
     said, state = (json.loads((tmp_path / "run" / name).read_text()) for name in ("metrics.json", "run.json"))
     recipe = (tmp_path / "run" / "recipe.md").read_text()
     held_out = float(recipe.split("The probe: ")[1].split(" %")[0]) / 100
-    assert said["test/miou"] > 0.8 and held_out == pytest.approx(said["test/miou"], abs=0.05)
+    assert said["test/miou"] > 0.9 and held_out - 0.05 < said["test/miou"] < held_out + 0.08  # which sees it at 64 px
     assert "mirrored images" not in recipe, "nothing is trained"
     assert state["chosen"].startswith("probe") and "fit" not in state["done"]
     assert json.loads((tmp_path / "run" / "model" / "model.json").read_text())["stages"] is True

@@ -222,14 +222,6 @@ def test_the_card_says_what_the_run_measured_and_names_no_licence_that_it_does_n
     assert "| left | 24 |" in text and json.loads((whole / "run.json").read_text())["weights"] in text
 
 
-def test_masks_stay_in_their_folder_and_none_is_written_over_another():
-    above, out = Path("/data/in"), Path("/data/out")
-    paths = [above / "a.png", above / "a.jpg", above / "../../etc/x.png", Path("/etc/y.png"), above / "deep/b.tif"]
-    places = [path.relative_to(out).as_posix() for path in door._places(paths, above, out)]
-    assert places == ["a.png.png", "a.jpg.png", "etc/x.png", "etc/y.png", "deep/b.png"]
-    assert not any(".." in place for place in places)
-
-
 def test_a_run_that_was_moved_predicts_and_one_that_is_not_finished_says_so(whole, shapes, tmp_path):
     moved = Path(shutil.copytree(whole, tmp_path / "elsewhere"))
     image = shapes / "test" / "left" / "00.png"

@@ -69,12 +69,12 @@ def test_predict_writes_nothing_where_it_can_predict_nothing(whole, tmp_path):
     from src.predict import predict
 
     out = tmp_path / "out.csv"
-    out.write_text("earlier results")
+    out.write_text("path,prediction\n")
     (tmp_path / "bad.png").write_bytes(b"")
     for where in (tmp_path / "nowhere", tmp_path / "bad.png"):
         with pytest.raises(DataError, match=r"[Nn]othing was written"):
             predict(str(whole), str(where), str(out))
-    assert out.read_text() == "earlier results"
+    assert out.read_text() == "path,prediction\n"
 
 
 def test_predict_reads_the_tables_that_training_reads(whole, shapes, tmp_path):

@@ -150,12 +150,12 @@ def test_where_the_seed_changes_nothing_two_of_them_are_trained_and_it_is_said(t
     asked = Asked(["lr", "seeds=4", "recipe=probe", f"paths.logs={tmp_path}"])
     best = SimpleNamespace(number=0, user_attrs={"words": ["optimizer.lr=0.01"]})
     study, found = SimpleNamespace(best=lambda: [best]), SimpleNamespace(write=lambda verdict: None)
-    said = drive.compared(asked, study, found, FAKE)
+    said, _ = drive.compared(asked, study, found, FAKE)
     assert "2 seeds give the same: the result does not depend on the seed" in said and "±" not in said
     assert "0.9000               0.8000               +0.1000" in said
     assert len(list((asked.home / "default").glob("seed-*"))) == 2
     asked = Asked(["lr", "seeds=4", "recipe=fast", "name=other", f"paths.logs={tmp_path}"])
-    assert "(4 seeds)" in drive.compared(asked, study, found, FAKE)
+    assert "(4 seeds)" in drive.compared(asked, study, found, FAKE)[0]
 
 
 def test_a_difference_within_the_noise_is_called_so():
