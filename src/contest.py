@@ -16,14 +16,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import folder, halving, networks, resume, signals, world
+from src import folder, halving, networks, resume, world
 from src.build import prepare
 from src.checkpoint import NonFinite
 from src.contracts import ConfigError, Run
 from src.data.scan import fingerprint
 from src.stages import select
 from src.stages.candidates import candidates, parts
-from src.stages.fit import trained
+from src.stages.fit import survived
 from src.stages.predict import measure
 
 LEAST = 3.0  # seconds until the first comparison, below which it would be chance
@@ -132,12 +132,7 @@ def fitted(cfg: DictConfig, home: folder.RunFolder, name: str, turn: int, rivals
     resume.same_data(own, fingerprint(run.source))  # its own: each leaves out what its own probe doubts
     if run.leader:
         print(f"\ncontest  {words['model']['name']}, to epoch {end} of {words['trainer']['max_epochs']}", flush=True)
-    try:
-        trained(run, "fit")
-    except NonFinite as error:  # on all ranks; the others shall not end with it, nor each resume of the run
-        signals.ended()
-        if run.leader:
-            print(f"         {words['model']['name']} goes no further, the others do. {error}", flush=True)
+    if survived(run, "fit", words["model"]["name"]) is None:
         return math.nan
     score, shipped = worth(run)
     if run.leader:

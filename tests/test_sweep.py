@@ -83,7 +83,7 @@ def test_a_rate_that_diverges_leaves_the_others_alone(zygote, shapes, tmp_path, 
         assert ended == 1
         return
     assert ended == 0, zygote.screen
-    assert "this rate goes no further" in zygote.screen
+    assert "x the rate goes no further" in zygote.screen
     state = json.loads((run / "run.json").read_text())
     assert bool(state["rival"]) == rival and any(name.startswith("soup") for name in state["candidates"]) == rival
     if n < 20:

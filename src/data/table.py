@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -69,12 +69,7 @@ def table(
     labels = labels.on([target_column] if isinstance(target_column, str) else target_column)
     wanted = {"path": [path_column], "target": labels.columns, "split": [split_column]}
     if split_column == "split" and "split" not in header:
-        read = {*labels.columns, path_column, group_column, time_column}
-        if other := [name for name in header if name.lower() == "split" and name not in read]:
-            raise DataError(
-                f"data.table={file}: no column 'split', but {other[0]!r}.\n"
-                f"Set data.columns.split={other[0]}, or rename it if it says something else."
-            )
+        _refuse_split(file, header, {*labels.columns, path_column, group_column, time_column})
         wanted.pop("split")  # nobody asked for it
     wanted |= {key: [name] for key, name in (("group", group_column), ("time", time_column)) if name}
     columns = _columns(file, header, wanted, labels)
@@ -174,6 +169,15 @@ def _columns(
         listed = ", ".join(header) or "none, the file is empty"
         raise DataError(f"data.table={file}: {' '.join(faults)}\nIts columns: {listed}.")
     return {key: [header.index(name) for name in names] for key, names in wanted.items()}
+
+
+def _refuse_split(file: Path, header: list[str], read: Collection[str | None]) -> None:
+    """Raises where a column that nobody reads seems to say which images are those of the test."""
+    if other := [name for name in header if name.lower() == "split" and name not in read]:
+        raise DataError(
+            f"data.table={file}: no column 'split', but {other[0]!r}.\n"
+            f"Set data.columns.split={other[0]}, or rename it if it says something else."
+        )
 
 
 def _foreign(file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def embed(
     file = _file(run, network, split, only, resize, change, device)
     with suppress(OSError, SafetensorError, KeyError):
         return _finite(run, split, load_file(file)["features"])
-    features = _finite(run, split, look(run, network, device, split, only, resize, change))
+    batches = run.loaders.loader(split, only=only, resize=resize)
+    features = _finite(run, split, look(network, device, batches, change))
     with suppress(OSError):  # a cache that cannot be written costs time, not the run
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.tmp")
@@ -72,20 +73,12 @@ def embed(
     return features
 
 
-def look(
-    run: Run,
-    network: Any,
-    device: str,
-    split: str,
-    only: Sequence[int] | None = None,
-    resize: str | None = None,
-    change: Change | None = None,
-) -> torch.Tensor:
+def look(network: Any, device: str, batches: Iterable[dict[str, torch.Tensor]], change: Change | None) -> torch.Tensor:
     """What `embed` keeps, by a pass of the network."""
     network.eval().to(device)
     found = []
     with torch.inference_mode():
-        for batch in run.loaders.loader(split, only=only, resize=resize):
+        for batch in batches:
             image = batch["image"].to(device)
             found.append(network.embed(change(image) if change else image).float().cpu())
     return torch.cat(found)

@@ -21,7 +21,7 @@ def fit(run: Run) -> None:
         compare(run)
     trained(run, "fit")
     if rival := run.home.state().get("rival"):
-        ended = survived(run.fork(fork_of(rival), rate=rival), "rival")
+        ended = survived(run.fork(fork_of(rival), rate=rival), "rival", f"{rival:g} x the rate")
         if run.leader and not ended:
             run.home.update(rival=None)
         world.gather(None)
@@ -37,7 +37,7 @@ def compare(run: Run) -> None:
     others, scores = run.cfg["sweep"][1:], dict(run.home.state().get("sweep", {}))
     for rate in (rate for rate in others if f"{rate:g}" not in scores):
         begun = run.fork(fork_of(rate), rate=rate, epochs=1)
-        scores[f"{rate:g}"] = validated(begun, survived(begun, "sweep"))
+        scores[f"{rate:g}"] = validated(begun, survived(begun, "sweep", f"{rate:g} x the rate"))
         if run.leader:
             run.home.update(sweep=scores)
     left = [rate for rate in others if not math.isnan(scores[f"{rate:g}"])]
@@ -51,14 +51,14 @@ def compare(run: Run) -> None:
     world.gather(None)  # the other ranks read it
 
 
-def survived(run: Run, name: str) -> Any:
-    """`trained`, of a rate beside the first, which goes on without one that diverges: None."""
+def survived(run: Run, name: str, what: str) -> Any:
+    """`trained`, of one of several fits: None where it diverges, with which neither the others end nor each resume."""
     try:
         return trained(run, name)
     except NonFinite as error:  # on all ranks
         signals.ended()
         if run.leader:
-            print(f"         this rate goes no further, the others do. {error}", flush=True)
+            print(f"         {what} goes no further, the others do. {error}", flush=True)
         return None
 
 

@@ -157,7 +157,7 @@ def features(
     chosen = some(run, targets(run, "train"), most)
     if seconds is not None and not kept(run, network, device, "train", chosen):
         began = time.monotonic()
-        look(run, network, device, "train", sample(n, TIMED, run.cfg["seed"]))
+        look(network, device, run.loaders.loader("train", only=sample(n, TIMED, run.cfg["seed"])), None)
         affordable = int(seconds / 2 * TIMED / (time.monotonic() - began))
         most = min(most, max(affordable, 10 * len(run.source.classes)))
         chosen = some(run, targets(run, "train"), most)
