@@ -37,7 +37,13 @@ def metrics(folder) -> dict:
 
 @quiet
 @pytest.mark.parametrize(
-    "more", ["trainer.compile=true", "trainer.precision=bf16-mixed", "trainer.matmul_precision=high"]
+    "more",
+    [
+        "trainer.compile=true",
+        "trainer.precision=bf16-mixed",
+        "trainer.precision=16-mixed",
+        "trainer.matmul_precision=high",
+    ],
 )
 def test_it_trains_as_a_cpu_does(shapes, tmp_path, more):
     said = "trainer.limit_val_batches=1 trainer.accelerator="

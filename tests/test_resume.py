@@ -111,6 +111,19 @@ def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(zygote, shapes, 
     same(whole, run)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_run_ends_no_worker_before_the_run_has_saved(
+    zygote, shapes, whole, tmp_path, number
+):
+    run = tmp_path / "run"
+    start = [*words(shapes, tmp_path), NO_REPORT, f"run_dir={run}", "data.num_workers=2"]
+    assert zygote.run(*start, fault={"at": "step", "n": 3, "number": int(number), "group": True}) == 143, zygote.screen
+    assert (state(run), updates(run)) == ("preempted", 4)
+    assert zygote.screen.count("saving after this step") == 1
+    assert zygote.run(f"resume={run}") == 0, zygote.screen
+    same(whole, run)
+
+
 def test_a_damaged_last_checkpoint_gives_way_to_its_predecessor(zygote, shapes, whole, tmp_path):
     run = tmp_path / "run"
     start = [*words(shapes, tmp_path), f"run_dir={run}"]

@@ -2,8 +2,8 @@
 
 Reads one JSON job a line, {"argv", "fault", "seed", "log", "ranks"}, and answers with the process id of a child that
 runs it, and then, in a line of its own, with its exit code; where that is 0, with the first of its further ranks' that
-is not. A fault is {"at": place, "n": how often it is passed before, "number": of the signal, "raises": an error, or
-"sleeps": seconds}.
+is not. A fault is {"at": place, "n": how often it is passed before, "number": of the signal, "raises": an error,
+"sleeps": seconds, or "group": true where the signal is sent to all processes of the run}.
 """
 
 import json
@@ -23,7 +23,7 @@ from pytorch_lightning.strategies.launchers import subprocess_script
 import src.run  # noqa: F401 (imported here so that the children need not)
 
 
-def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0) -> None:
+def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0, group: bool = False) -> None:
     """Sends this process a signal, raises an error, or says that it hangs, and does, at a place passed n times."""
     from src import checkpoint, decisions
     from src.models.network import Network
@@ -39,6 +39,8 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
         "decisions": (decisions, "save"),
     }[at]
     real, passed = getattr(owner, name), [0]
+    if group:
+        os.setpgid(0, 0)
 
     def faulty(*args, **kwargs):
         if at == "save" and ".ckpt" not in str(args[0]):
@@ -52,8 +54,8 @@ def plant(at: str, n: int, number: int = 0, raises: str = "", sleeps: float = 0)
             print("it hangs", flush=True)
             time.sleep(sleeps)
         elif turn == n:
-            os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)  # as `timeout` does it: the process, then its group
+            os.killpg(0, number) if group else os.kill(os.getpid(), number)
         return real(*args, **kwargs)
 
     setattr(owner, name, faulty)

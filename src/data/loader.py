@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -292,6 +293,8 @@ class Loaders(LightningDataModule):
 
 
 def _start_worker(_: int) -> None:
-    """A worker must not act on signals that are meant for the run: it would save, or print, a second time."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker must not act on signals that are meant for the run: it would save, or print, a second time. Those that
+    `timeout` or a terminal sends to the whole group do not reach it, or the run would lose it before the save."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
