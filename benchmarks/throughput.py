@@ -71,7 +71,8 @@ class Endless:
 
 
 def now() -> float:
-    torch.cuda.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.monotonic()
 
 

@@ -55,7 +55,7 @@ def lost(error: BaseException) -> str:
     said = str(error).strip().partition("\n")[0].partition(" This is typically")[0]
     late = re.search(r"timed? ?out", said, re.IGNORECASE)
     gone = re.search(r"connection (reset|closed|refused)|broken pipe|remote process exited", said, re.IGNORECASE)
-    theirs = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|TCPStore", said, re.IGNORECASE)
+    theirs = isinstance(error, dist.DistError) or re.search(r"gloo|nccl|TCPStore|pair closure", said, re.IGNORECASE)
     if not theirs or not (late or gone):
         return ""
     how = "waited in vain for another one, which hangs or has not come" if late else "lost another one, which has died"

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from omegaconf import OmegaConf
 
 from src import checkpoint, folder, hardware, resume, world
 from src.contracts import ConfigError
-from tests.conftest import words
+from tests.conftest import ROOT, free_port, words
 
 GLOO = (
     "[/x/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:17809: Connection reset by peer. This is typically so."
@@ -57,6 +59,70 @@ def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, n
     assert json.loads((where / "metrics.json").read_text())["fit/epochs"] == ends
 
 
+def ip(*commands: str) -> bool:
+    return all(subprocess.run(["ip", *one.split()], capture_output=True).returncode == 0 for one in commands)
+
+
+@pytest.fixture
+def machines():
+    """Two network namespaces, which a cable joins: their names and its ends."""
+    a, b = ends = [f"ft{os.getpid()}{side}" for side in "ab"]
+    if shutil.which("ip") is None or not ip(f"netns add {a}"):
+        pytest.skip("network namespaces are not permitted")
+    try:
+        assert ip(f"netns add {b}", f"link add {a} type veth peer name {b}")
+        for n, end in enumerate(ends, 1):
+            assert ip(f"link set {end} netns {end}", f"-n {end} addr add 10.9.0.{n}/24 dev {end}")
+            assert ip(f"-n {end} link set {end} up", f"-n {end} link set lo up")
+        yield ends
+    finally:
+        for end in ends:
+            ip(f"netns del {end}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="has no network namespaces")
+def test_where_the_cable_is_cut_the_ranks_of_both_machines_end_and_say_why(machines, shapes, tmp_path):
+    where, screens = tmp_path / "run", [tmp_path / f"{end}.txt" for end in machines]
+    said = [*words(shapes, tmp_path), "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2", f"run_dir={where}"]
+    said += ["trainer.strategy.timeout.minutes=0.3", "trainer.max_epochs=5000", "trainer.enable_progress_bar=false"]
+    torchrun = ["torch.distributed.run", "--nnodes=2", "--master-addr=10.9.0.1", f"--master-port={free_port()}"]
+    ranks = []
+    try:
+        for n, (name, screen) in enumerate(zip(machines, screens, strict=True)):
+            command = [
+                "ip",
+                "netns",
+                "exec",
+                name,
+                sys.executable,
+                "-m",
+                *torchrun,
+                f"--node-rank={n}",
+                "train.py",
+                *said,
+            ]
+            env = os.environ | {"GLOO_SOCKET_IFNAME": name}
+            with screen.open("w") as stream:
+                ranks.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=stream, stderr=stream))
+        end = time.monotonic() + 200
+        while not (where / "checkpoints" / "last.ckpt").exists():
+            assert time.monotonic() < end and not any(rank.poll() for rank in ranks), screens[0].read_text()
+            time.sleep(0.1)
+        assert ip(f"-n {machines[1]} link set {machines[1]} down")
+        assert ranks[0].wait(60) == 1
+        while f"resume={where}" not in screens[1].read_text():  # its torchrun asks the other one's for minutes
+            assert time.monotonic() < end + 60, screens[1].read_text()
+            time.sleep(0.1)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    for n, screen in enumerate(screens):
+        assert f"Rank {n} waited in vain for another one" in screen.read_text(), screen.read_text()
+        assert f"resume={where}" in screen.read_text()
+
+
 @pytest.mark.parametrize(
     "error, told",
     [
@@ -68,6 +134,7 @@ def test_a_lost_rank_ends_the_job_which_then_goes_on(zygote, shapes, tmp_path, n
             RuntimeError("[gloo/buffer.cc:78] Timed out waiting 9ms for recv"),
             "Rank 0 waited in vain .* waiting 9ms for recv",
         ),
+        (RuntimeError("Application timeout caused pair closure"), "Rank 0 waited in vain"),  # gloo's, too
         (torch.distributed.DistStoreError("Timed out after 31 seconds"), "Rank 0 waited in vain"),
         (ConnectionResetError("Connection reset by peer"), "^$"),  # of a download
         (RuntimeError("gloo: op.preamble.length <= op.nbytes"), "^$"),
