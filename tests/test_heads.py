@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from src.contracts import Head, Noise
-from src.stages import candidates, doubts, select
+from src.stages import candidates, doubts, probe, select
 from src.tasks import heads
 from src.tasks.linear import ridge
 from src.tasks.multiclass import multiclass
@@ -216,6 +216,33 @@ def test_a_class_with_one_image_breaks_nothing():
     assert int((x[0] @ heads.lda(x, y, CLASSES)["lda 0.8"][0].T + heads.lda(x, y, CLASSES)["lda 0.8"][1]).argmax()) == 2
 
 
+def few(each: list[int], width: int = 40) -> tuple[torch.Tensor, ...]:
+    """Images far apart, so many of each class, and five others of each for a test."""
+    draw = torch.Generator().manual_seed(0)
+    mean = torch.randn(len(each), width, generator=draw)
+    y, other = torch.arange(len(each)).repeat_interleave(torch.tensor(each)), torch.arange(len(each)).repeat(5)
+    x, test = (mean[t] + 0.5 * torch.randn(len(t), width, generator=draw) for t in (y, other))
+    return x, y, test, other
+
+
+@pytest.mark.parametrize("each", [[1] * 10, [2] + [1] * 9])
+def test_one_image_of_a_class_is_enough_to_know_it(each):
+    x, y, test, other = few(each)
+    for name, (weight, bias) in heads.lda(x, y, 10).items():
+        assert float(((test @ weight.T + bias).argmax(1) == other).float().mean()) > 0.9, name
+
+
+def test_classes_without_images_leave_the_others_as_sure_as_they_are():
+    x, y, test, other = few([5] * 10)
+    x, test, there = x[:, :8], test[:, :8], y < 6
+    absent = SimpleNamespace(**{h.name: h for h in solved(x[there], y[there], classes=10)})
+    plain = SimpleNamespace(**{h.name: h for h in solved(x[there], y[there], classes=6)})
+    for name, head in vars(absent).items():
+        logits, same = (test[other < 6] @ h.weight.T + h.bias for h in (head, vars(plain)[name]))
+        assert bool((logits.argmax(1) < 6).all()), name
+        assert float(cross_entropy(logits, other[other < 6]) - cross_entropy(same, other[other < 6])) < 0.1, name
+
+
 def test_for_balanced_accuracy_the_prior_of_the_training_images_is_taken_out():
     x, y = blobs(120, 8)
     y = torch.where(torch.arange(120) < 20, y, torch.zeros_like(y))
@@ -356,3 +383,14 @@ def test_more_images_need_less_shrinkage_at_the_end():
         x, y = blobs(n, 8)
         weight, _ = heads.close(x, y, slice(0, 8), CLASSES, False)
         torch.testing.assert_close(weight, heads.lda(x, y, CLASSES, (shrinkage,))[f"lda {shrinkage}"][0])
+
+
+def test_of_a_thousand_classes_no_one_is_missing_in_the_images_that_the_probe_looks_at():
+    run = SimpleNamespace(cfg={"seed": 0}, task=SimpleNamespace(embeds=False, target="class"))
+    target = torch.arange(1000).repeat_interleave((5000 / (1 + torch.arange(1000))).long().clamp(min=4))
+    chosen = probe.some(run, target, 4000)
+    assert len(chosen) == len(set(chosen)) == 4000 and chosen == sorted(chosen)
+    assert int(torch.bincount(target[chosen], minlength=1000).min()) == 2
+    assert len(set(chosen) & set(probe.sample(len(target), 4000, 0))) > 2000
+    run.task.target = "numbers"
+    assert probe.some(run, target, 4000) == probe.sample(len(target), 4000, 0)

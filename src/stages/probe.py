@@ -181,10 +181,17 @@ def sample(n: int, most: int, seed: int) -> list[int]:
 
 
 def some(run: Run, target: torch.Tensor, most: int) -> list[int]:
-    """`sample` of images with these targets; whole classes, where images are compared with each other."""
+    """`sample` of images with these targets, of each class two if it can be; whole classes, where images are compared
+    with each other."""
     seed = run.cfg["seed"]
-    if not run.task.embeds or len(target) <= most:
+    if len(target) <= most or not (run.task.embeds or run.task.target == "class"):
         return sample(len(target), most, seed)
+    if not run.task.embeds:
+        order = rng.permutation(len(target), seed, "sample")
+        classes, place = target[order].sort(stable=True)
+        turn = torch.empty_like(order)  # the first, second, … of its class in this order
+        turn[place] = torch.arange(len(order)) - torch.searchsorted(classes, classes)
+        return sorted(order[turn.clamp(max=2).argsort(stable=True)[:most]].tolist())
     names, own = target.unique(return_inverse=True)
     turn = rng.permutation(len(names), seed, "sample")
     ends = torch.bincount(own)[turn].cumsum(0)

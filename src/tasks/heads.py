@@ -19,6 +19,7 @@ MOST = 5e7  # images × features × classes up to which a logistic head is solve
 LARGEST = 5.0  # size of a head's logits: where held-out images are all right, the best temperature has no limit
 CLOSING = (0.8, 0.5)  # shrinkage on features that have seen their targets, of few images a class and of more
 FEW = 50  # images a class
+NONE = 1e-6  # the size of logits that say nothing
 FAIR = 3.0  # strength of a ridge to which all classes are equally frequent
 LIKELIEST = {f"lda {s:g}" for s in SHRINKAGE[1:-1]} | {"nearest mean"}  # of these is the probe's head, mostly
 
@@ -96,7 +97,7 @@ def close(x: torch.Tensor, target: torch.Tensor, column: slice, classes: int, un
 def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tensor) -> dict[str, Weights]:
     """What the head that was trained and the closing one count in each candidate. Both are brought to one size, which
     needs no label, and then to the temperature that suits x (N, D): images of val."""
-    first, second = (1 / _spread(head, x) for head in (trained, closing))
+    first, second = (1 / size if (size := _spread(head, x)) > NONE else 0.0 for head in (trained, closing))
     found = {"": (1.0, 0.0), "closing": (0.0, second), "blend": (first, second)}
     for name in ("closing", "blend"):
         weight, bias = summed(trained, closing, found[name])
@@ -123,14 +124,14 @@ def mix(
 
 
 def _size(logits: torch.Tensor) -> float:
-    """The standard deviation over the classes, of the median image: a class that a fold has not seen does not count."""
-    return float(logits.std(1).median().clamp(min=1e-6))
+    """The standard deviation over the classes, of the median image."""
+    return float(logits.std(1).median().clamp(min=NONE))
 
 
 def _spread(head: Affine, x: torch.Tensor) -> float:
     """The root mean square of the logits of x, less their mean over the classes."""
-    logits = (x @ head[0].T + head[1]).clamp(min=-1e3)
-    return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt().clamp(min=1e-6))
+    logits = x @ head[0].T + head[1]
+    return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt().clamp(min=NONE))
 
 
 def _adjusted(head: Head, target: torch.Tensor) -> Head:
@@ -178,21 +179,24 @@ def _name(method: str, strength: float) -> str:
 
 
 def lda(x: torch.Tensor, target: torch.Tensor, classes: int, strengths=SHRINKAGE) -> dict[str, Affine]:
-    """Fisher 1936 with the pooled covariance of standardised features, shrunk towards the identity (Friedman 1989)."""
+    """Fisher 1936 with the pooled covariance of standardised features, shrunk towards the identity (Friedman 1989).
+    Where classes have hardly two images, the variance of all of them stands in for what is missing of that within. A
+    class without images is as likely as the least likely one at the centre."""
     x = x.double()
     count = torch.bincount(target, minlength=classes).double()
+    there, seen = count > 0, int((count > 0).sum())
     mean = torch.zeros(classes, x.shape[1], dtype=x.dtype).index_add_(0, target, x) / count.clamp(min=1)[:, None]
-    within = x - mean[target]
-    freedom = max(len(x) - int((count > 0).sum()), 1)
-    centre = mean[count > 0].mean(0)
-    scale = varying((within.square().sum(0) / freedom).sqrt(), centre)
+    within, centre = x - mean[target], mean[there].mean(0)
+    freedom, missing = len(x) - seen, max(2 * seen - len(x), 0)
+    total = missing * x.var(0, correction=0) if missing else 0.0
+    scale = varying(((within.square().sum(0) + total) / max(freedom + missing, 1)).sqrt(), centre)
     mean, within = (mean - centre) / scale, within / scale
-    solved, prior, found = solver(within, freedom), (count.clamp(min=0.5) / count.sum()).log(), {}
+    solved, prior, found = solver(within, max(freedom, 1)), (count.clamp(min=0.5) / count.sum()).log(), {}
     for s in strengths:
         weight = solved(1 - s, s, mean.T).T
         bias = prior - 0.5 * (weight * mean).sum(1)
-        weight = torch.where(count[:, None] > 0, weight, 0) / scale
-        bias = torch.where(count > 0, bias - weight @ centre, -1e3)
+        weight = torch.where(there[:, None], weight, 0) / scale
+        bias = torch.where(there, bias - weight @ centre, bias[there].min())
         found[_name("lda", s)] = (weight.float(), bias.float())
     return found
 
