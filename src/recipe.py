@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from src import halving
-from src.facts import BESIDE, Budget, Facts, Probed
+from src import halving, length
+from src.facts import Facts, Probed
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,8 @@ ADAMW = 1e-3  # the learning rate of its yaml, with which those of the other opt
 OWN_STATISTICS = 1e-3  # the learning rate where the batches are normalised by themselves, or nothing is learnt yet
 DECODER = 2e-3  # of a new decoder of masks, raced: 89.4 against 87.9 % miou at 5e-4 on cells, 92.8 against 53.6 (3e-3)
 GENTLE = 0.2  # times the learning rate, where classes are to be told apart that are not there to learn from (see _rate)
-MEETING = 32  # images a batch, likewise: embeddings learn from those that meet in it
 SETTLES = 600  # updates from which BatchNorm learns better statistics than it was given
 SHORT = 5  # seconds of fitting that are not worth it
-AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
-AGAIN = 2.0  # seconds that it takes to go on with a fit
 TECHNIQUES = ("finetune", "loss", "optimizer", "scheduler", "augment")
 RATES = ("optimizer.lr", "finetune.body", "finetune.stem")
 NAMES = {"batchnorm": "a convnet with BatchNorm", "attention": "a network with attention", "other": "without BatchNorm"}
@@ -105,26 +102,20 @@ def _input(facts: Facts) -> Iterator[Decision]:
 
 def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Iterator[Decision]:
     family, name = FAMILIES[facts.family], NAMES[facts.family]
-    epochs, why = cfg["trainer"]["max_epochs"], ""
+    epochs, steps, why = cfg["trainer"]["max_epochs"], cfg["trainer"]["max_steps"], ""
     if not _given("trainer.max_epochs", given):
-        epochs, why = _epochs(facts)
+        epochs, why = length.epochs(facts) if (steps or -1) < 1 else (-1, f"trainer.max_steps={steps} ends the fit")
     if facts.budget is not None:
-        seconds = fit_seconds(facts, facts.budget) / fits(facts, cfg, given)
-        possible = math.ceil(seconds / (facts.budget.train * facts.images + facts.budget.predict * facts.val))
-        if possible < (epochs or 1):
-            epochs, why = max(possible, 1), f"what {seconds:.0f} s of fitting are expected to allow"
+        seconds = length.fit_seconds(facts, facts.budget) / fits(facts, cfg, given)
+        possible = length.possible(facts, facts.budget, seconds)
+        if possible < length.passes(facts, epochs, steps):
+            epochs, why = possible, f"what {seconds:.0f} s of fitting are expected to allow"
         yield Decision("callbacks.deadline.seconds", round(seconds, 1), "what the other stages leave of the budget")
     if not _given("trainer.max_epochs", given):
         yield Decision("trainer.max_epochs", epochs, why)
-    size, effective = cfg["data"]["batch_size"], cfg["trainer"].get("effective_batch")
+    size = cfg["data"]["batch_size"]
     if not _given("data.batch_size", given):
-        size, why = _batch_size(facts, epochs or 1)
-        if facts.embeds and size < MEETING:
-            size, why = min(MEETING, facts.images), "classes must meet in a batch to be told apart"
-        size = math.gcd(size, effective) if effective else size  # which is then reached by adding up whole batches
-        if facts.ranks > 1:
-            why = f"{why}; {size} of them at once, by {facts.ranks} processes"
-            size = max(size // facts.ranks, 2)
+        size, why = length.batch_size(facts, epochs, cfg["trainer"])
         yield Decision("data.batch_size", size, why)
     linear = cfg["model"].get("head", "linear") in ("linear", "stages")
     if facts.probed and linear and not facts.dense:
@@ -133,7 +124,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     layered = (whole or cfg["finetune"]["_target_"].endswith(".LLRD")) and facts.ordered and facts.pretrained
     if layered and whole:
         yield Decision("finetune", "llrd", "all layers learn, the first ones slowest")
-    updates = math.ceil(facts.images / (effective or size * facts.ranks)) * (epochs or 1)
+    updates = length.updates(facts, size, epochs, cfg["trainer"])
     settles = size >= 16 and updates >= SETTLES
     if "batchnorm" in cfg["model"] and facts.family == "batchnorm" and facts.pretrained:
         few = "a short run would only replace good statistics by those of a few distorted images"
@@ -249,35 +240,8 @@ def probe_alone(facts: Facts, cfg: Mapping[str, Any]) -> str:
     """Why nothing is fine-tuned, or ''."""
     if cfg["recipe"] == "probe":
         return "recipe=probe ends with the probe"
-    short = facts.budget is not None and facts.probed is not None and fit_seconds(facts, facts.budget) < SHORT
+    short = facts.budget is not None and facts.probed is not None and length.fit_seconds(facts, facts.budget) < SHORT
     return f"the budget leaves less than {SHORT} s to fit in" if short else ""
-
-
-def fit_seconds(facts: Facts, budget: Budget) -> float:
-    """What select (features of train, val with and without mirroring for three networks), calibrate (some of train, and
-    val) and test leave, less a tenth of what is ahead, since no machine is steady."""
-    seen = min(facts.images, 20_000) + 2 * min(facts.images, 2_000) + 8 * facts.val
-    several = 2 if facts.each < BESIDE else 1  # backbones
-    looks = halving.looks(facts.rivals)  # of which each begins a fit anew, and ends with something like `select`
-    after = budget.predict * several * ((1 + looks) * seen + 2 * budget.test) + AFTER + looks * AGAIN
-    return max(0.9 * (budget.total - budget.spent) - after, 1.0)
-
-
-def _epochs(facts: Facts) -> tuple[int, str]:
-    """Few images are seen often: E ~ N^-0.42, between BiT's 500 to 20,000 steps (Kolesnikov et al. 2020) and VTAB's
-    100 epochs of 1,000 images. A CPU, a hundred times slower, gets a third of it."""
-    most, factor = (100, 1600) if facts.device != "cpu" else (60, 500)
-    epochs = max(5, min(most, round(factor * facts.images**-0.42)))
-    where = "" if facts.device != "cpu" else ", on a CPU; a GPU would take up to three times as many"
-    return epochs, f"the fewer images the more often each is seen: {facts.images:,}{where}"
-
-
-def _batch_size(facts: Facts, epochs: int) -> tuple[int, str]:
-    """At least some 250 updates, where the images allow it; in large runs the largest batch that costs no accuracy."""
-    most = 32 if facts.images < 20_000 else 64 if facts.images < 100_000 else 128
-    wanted = facts.images * epochs / 250
-    size = min(max(8, min(most, 2 ** math.floor(math.log2(max(wanted, 1))))), facts.images)
-    return size, f"{math.ceil(facts.images / size) * epochs} updates in {epochs} epochs of {facts.images:,} images"
 
 
 def _error(probed: Probed) -> float:

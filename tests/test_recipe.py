@@ -323,3 +323,32 @@ def test_embeddings_are_learnt_gently_in_batches_in_which_classes_meet(family):
     assert decided(recipe.plan(few, config(), frozenset()))["data.batch_size"] == few.images == 20
     typed = frozenset({"optimizer.lr", "data.batch_size"})
     assert not typed & set(decided(recipe.plan(few, config("optimizer.lr=1e-3"), typed)))
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "epochs", "updates", "batchnorm"),
+    [
+        ({"max_steps": 20_000}, 32, -1, "20,000", "train"),
+        ({"max_steps": 100}, 32, -1, "100", "frozen"),
+        ({"max_steps": 100, "max_epochs": -1}, 32, None, "100", "frozen"),
+        ({"max_steps": 100, "max_epochs": 50}, 32, None, "100", "frozen"),
+        ({"max_steps": 5_000, "max_epochs": 50}, 32, None, "1,600", "train"),
+        ({"accumulate_grad_batches": 8, "max_epochs": 50}, 32, None, "200", "frozen"),
+    ],
+)
+def test_how_long_the_user_says_that_the_fit_is_is_what_is_planned_with(words, size, epochs, updates, batchnorm):
+    cfg = config()
+    cfg["trainer"].update(words)
+    found = recipe.plan(facts(), cfg, {f"trainer.{key}" for key in words})
+    values = decided(found)
+    assert (values["data.batch_size"], values.get("trainer.max_epochs")) == (size, epochs)
+    assert values["model.batchnorm"] == batchnorm
+    assert next(d for d in found if d.key == "optimizer.lr").reason.endswith(f", {updates} updates in all")
+
+
+@pytest.mark.parametrize(("effective", "ranks", "size"), [(96, 3, 8), (90, 2, 15), (48, 3, 8), (48, 1, 24), (7, 1, 7)])
+def test_a_batch_that_is_added_up_is_a_whole_number_of_those_that_are_decided(effective, ranks, size):
+    cfg = config()
+    cfg["trainer"]["effective_batch"] = effective
+    values = decided(recipe.plan(replace(facts(), ranks=ranks), cfg, {"trainer.effective_batch"}))
+    assert values["data.batch_size"] == size
