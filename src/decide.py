@@ -98,7 +98,8 @@ def ask(
             own = {key: getattr(probed, key) for key in ("head", "score", "last", "noise", "wrong")}
             note = [f"what was asked of the first network holds for this one: {', '.join(known)}"] if known else []
             probed = replace(first, **own, notes=(*probed.notes, *note))
-    return r, probed, pace(r, device) if words["budget"] else None
+    half = "bf16-mixed" if bf16(device) and "trainer.precision" not in given else None  # as the recipe decides
+    return r, probed, pace(r, device, half) if words["budget"] else None
 
 
 def possible(r: Run, given: Collection[str]) -> None:
@@ -144,6 +145,11 @@ def learnt(r: Run, probed: Probed | None) -> Run:
     return replace(r, source=source, audit=audit(source, r.cfg["data"]["scan_limit"]))
 
 
+def bf16(device: str) -> bool:
+    """Whether the recipe will have the fit compute in bf16."""
+    return device == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def facts(r: Run, where: str, probed: Probed | None) -> Facts:
     network = r.network()
     return Facts(
@@ -156,7 +162,7 @@ def facts(r: Run, where: str, probed: Probed | None) -> Facts:
         pretrained=pretrained(r.cfg),
         ordered=bool(network.layers),
         device=where,
-        bf16=where == "gpu" and torch.cuda.is_bf16_supported(),
+        bf16=bf16(hardware.device(r.cfg)),
         ranks=hardware.ranks(r.cfg),
         probed=probed,
         dense=r.task.dense,

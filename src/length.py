@@ -30,18 +30,17 @@ def passes(facts: Facts, epochs: int | None, steps: int | None) -> float:
 
 
 def possible(facts: Facts, budget: Budget, seconds: float) -> int:
-    """Epochs, at least one, that so many seconds of fitting allow."""
-    return max(math.ceil(seconds / (budget.train * facts.images + budget.predict * facts.val)), 1)
+    """Epochs, at least one, that so many seconds of fitting allow; the ranks share an epoch."""
+    return max(math.ceil(seconds * facts.ranks / (budget.train * facts.images + budget.predict * facts.val)), 1)
 
 
 def batch_size(facts: Facts, epochs: int | None, trainer: Mapping[str, Any]) -> tuple[int, str]:
     """At least some 250 updates, where the images allow it; in large runs, and where the updates are counted, the
     largest batch that costs no accuracy. The ranks share it; what is added up is a whole number of batches."""
     passed = passes(facts, epochs, trainer["max_steps"])
-    if passed == epochs:
-        size = min(
-            max(8, min(_most(facts), 2 ** math.floor(math.log2(max(facts.images * epochs / 250, 1))))), facts.images
-        )
+    if epochs and passed == epochs:
+        wanted = 2 ** math.floor(math.log2(max(facts.images * epochs / 250, 1)))
+        size = min(max(8, min(_most(facts), wanted)), facts.images)
         why = f"{math.ceil(facts.images / size) * epochs} updates in {epochs} epochs of {facts.images:,} images"
     else:
         size, why = min(_most(facts), facts.images), f"trainer.max_steps={trainer['max_steps']}"

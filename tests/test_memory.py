@@ -6,6 +6,7 @@ import copy
 import csv
 import itertools
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from src.models.network import Network
 from src.models.recompute import recomputed
 from src.models.timm_backbone import timm_backbone
 from src.module import Module
-from src.stages import find_lr
+from src.stages import find_lr, pace
 from tests import nets
 from tests.conftest import words
 from tests.test_combined import built
@@ -295,3 +296,13 @@ def test_what_a_process_holds_for_itself_does_not_grow_with_the_table(tmp_path, 
             tracemalloc.stop()
         assert len(source.splits["train"]) == 0.7 * n
     assert peaks[1] - peaks[0] < 30 * 8_000  # 134, where all of it is memory
+
+
+def test_the_pace_that_a_budget_is_planned_with_is_of_the_precision_of_the_fit(shapes, tmp_path):
+    r, kinds = built([], tmp_path, shapes), []
+    network = r.network()
+    network.head.register_forward_hook(lambda module, seen, out: kinds.append(out.dtype))
+    for precision in (None, "bf16-mixed"):
+        pace.pace(replace(r, network=lambda: network), "cpu", precision)
+    assert len(kinds) % 2 == 0 and kinds == sorted(kinds, key=[torch.float32, torch.bfloat16].index)
+    assert set(kinds) == {torch.float32, torch.bfloat16}

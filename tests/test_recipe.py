@@ -352,3 +352,9 @@ def test_a_batch_that_is_added_up_is_a_whole_number_of_those_that_are_decided(ef
     cfg["trainer"]["effective_batch"] = effective
     values = decided(recipe.plan(replace(facts(), ranks=ranks), cfg, {"trainer.effective_batch"}))
     assert values["data.batch_size"] == size
+
+
+def test_ranks_fit_more_epochs_into_a_budget():
+    one = replace(facts(each=1_000), budget=Budget(600, 10, 0.01, 0.003, 100))
+    epochs = [decided(recipe.plan(replace(one, ranks=n), config(), set()))["trainer.max_epochs"] for n in (1, 2)]
+    assert epochs[1] == pytest.approx(2 * epochs[0], abs=1)

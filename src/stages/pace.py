@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,7 +22,11 @@ class Pace:
     predict: float
 
 
-def pace(run: Run, device: str) -> Pace:
+def pace(run: Run, device: str, precision: str | None = None) -> Pace:
+    """precision: with which the fit will compute; None: trainer.precision."""
+    precision = precision or str(run.cfg["trainer"]["precision"])
+    kind = torch.bfloat16 if "bf16" in precision else torch.float16
+    half = partial(torch.autocast, device, kind, enabled="16" in precision)
     module = run.module(run.network()).to(device)
     seen, seconds = 0, {"train": 0.0, "predict": 0.0}
     began = time.monotonic()
@@ -33,11 +38,13 @@ def pace(run: Run, device: str) -> Pace:
         decoded = time.monotonic()
         module.train()
         for _ in range(module.passes):
-            module.objective(batch).backward()
+            with half():
+                loss = module.objective(batch)
+            loss.backward()
         _wait(device)
         trained = time.monotonic()
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), half():
             module.network(batch["image"])
         _wait(device)
         predicted = time.monotonic()
