@@ -20,6 +20,7 @@ from src.build import build
 from src.contracts import ConfigError
 from src.folder import RunFolder
 from src.predictor import Predictor
+from src.stages import candidates as candidates_of
 from src.stages import probe
 from src.stages.candidates import candidates
 from src.stages.embed import embed, shaken
@@ -218,6 +219,22 @@ def test_a_probe_alone_is_a_model(auto, zygote, shapes, tmp_path):
     assert "none trained" in zygote.screen and "mirror" not in zygote.screen and "updates in" not in zygote.screen
     assert zygote.run(f"resume={run}", "stages=[probe,fit,select,test]") == 2
     assert "so recipe has decided nothing" in zygote.screen and "Start a new run" in zygote.screen
+
+
+@pytest.mark.parametrize("more", [{"resize": "crop"}, {"monitor": "val/balanced_acc"}])
+def test_the_head_of_the_probe_is_solved_anew_for_what_was_decided_since(auto, tmp_path, more, monkeypatch):
+    shutil.copytree(auto / "run", tmp_path / "run")
+    home = RunFolder(tmp_path / "run")
+    cfg, solved = home.words(), []
+    again = candidates_of.__dict__["_probe_again"]
+    monkeypatch.setattr(candidates_of, "_probe_again", lambda *words: solved.append(words[-1]) or again(*words))
+    for changed in ({}, more):
+        cfg["data"]["resize"] = changed.get("resize", cfg["data"]["resize"])
+        cfg["task"]["monitor"] = changed.get("monitor", cfg["task"]["monitor"])
+        run = build(cfg, home)
+        (head,) = [one.head for one in candidates(run, ["probe"])]
+        same = torch.equal(head[0], probe.read(home).best[0]) and torch.equal(head[1], probe.read(home).best[1])
+        assert (len(solved), same) == ((1, False) if changed else (0, True))
 
 
 @pytest.mark.parametrize("made", ["model", "checkpoints"])

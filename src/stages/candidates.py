@@ -104,8 +104,8 @@ def _with_heads(
     for full, (name, kind, mirror) in mine.items():
         head, final = trained, None
         if name == "probe":
-            head = probe.read(run.home).best
             final = partial(_probe_again, run, network, val)
+            head = probe.read(run.home).best if probe.holds(run) else final(torch.zeros(0, dtype=torch.long))
         elif train:
             head = _both(run, trained, closing, weights[kind], train.target)
             final = partial(_mixed_again, run, network, train, val, kind, weights[kind]) if kind else None

@@ -242,7 +242,18 @@ def write(run: Run, solved: Solved) -> None:
     heads = {"best": solved.best, "last": solved.last}
     tensors = {f"{name}.{i}": part.float().clone() for name, head in heads.items() for i, part in enumerate(head)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    folder.write(run.home.path / "probe.safetensors", save(tensors, {"name": solved.name}))
+    folder.write(run.home.path / "probe.safetensors", save(tensors, {"name": solved.name, "for": _purpose(run)}))
+
+
+def _purpose(run: Run) -> str:
+    """What the heads are solved for: how images are squared, and what counts."""
+    return f"{run.cfg['data']['resize']} {run.task.monitor}"
+
+
+def holds(run: Run) -> bool:
+    """Whether its heads are for this run, of which the recipe may have decided something else since."""
+    with safe_open(run.home.path / "probe.safetensors", "pt") as file:
+        return file.metadata()["for"] == _purpose(run)
 
 
 def there(home: Any) -> bool:
