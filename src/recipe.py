@@ -61,8 +61,8 @@ GREY = 0.10  # likewise without colours
 
 def plan(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> list[Decision]:
     """All decisions in the order of the yaml. Those on `given` keys are left out: the user has decided them."""
-    alone = probe_alone(facts, cfg) and not ("stages" in given and "fit" in cfg["stages"])
-    made = [*_input(facts), *([] if alone else _what(facts, cfg, given)), *_finish(facts, cfg)]
+    alone = "" if "stages" in given and "fit" in cfg["stages"] else probe_alone(facts, cfg)
+    made = [*_input(facts), *([] if alone else _what(facts, cfg, given)), *_finish(facts, cfg, alone)]
     return [d for d in made if not _given(d.key, given)]
 
 
@@ -181,8 +181,9 @@ def _augment(facts: Facts, colour: bool) -> Decision:
     grey = facts.probed.grey if facts.probed else None
     if not colour:
         return Decision("augment", "none" if facts.geometric else "light", "data.colour=false: no colour changes")
-    if grey is not None and grey < -GREY and not facts.geometric:
-        return Decision("augment", "light", f"no colour changes: without colours the probe has {_points(grey)}")
+    if grey is not None and grey < -GREY:
+        told = f"no colour changes: without colours the probe has {_points(grey)}"
+        return Decision("augment", "none" if facts.geometric else "light", told)
     if facts.dense:
         reason = "masks move with their images; what turns or shears is left out"
         return Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)
@@ -203,15 +204,15 @@ def _augment(facts: Facts, colour: bool) -> Decision:
     return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
 
 
-def _finish(facts: Facts, cfg: Mapping[str, Any]) -> Iterator[Decision]:
+def _finish(facts: Facts, cfg: Mapping[str, Any], alone: str) -> Iterator[Decision]:
     if facts.device == "gpu" and facts.bf16:
         yield Decision("trainer.precision", "bf16-mixed", "this GPU computes in bf16")
     if facts.imbalance > RARE and cfg["task"]["monitor"] == "val/acc":
         reason = f"{max(facts.counts)} : {min(facts.counts)} images a class; accuracy alone would forget the rare ones"
         yield Decision("task.monitor", "val/balanced_acc", reason)
-    if why := probe_alone(facts, cfg):
-        yield Decision("select", "probe", why)
-        yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], why)
+    if alone:
+        yield Decision("select", "probe", alone)
+        yield Decision("stages", [s for s in cfg["stages"] if s != "fit"], alone)
     else:
         yield Decision("select", "auto", "the best on val of all candidates, where it is better beyond chance")
         if cfg["recipe"] == "best":

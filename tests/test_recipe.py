@@ -216,6 +216,7 @@ def test_a_probe_alone_trains_nothing():
     assert set(found) == {"data.resize", "select", "stages"}, "what is decided of a fit that is not made"
     typed = decided(recipe.plan(known, {**config(), "recipe": "probe", "stages": ["probe", "fit"]}, {"stages"}))
     assert {"finetune", "trainer.max_epochs", "data.batch_size"} <= set(typed), "where stages are typed, it is made"
+    assert typed["select"] == "auto"
 
 
 def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must_be_harmless():
@@ -227,6 +228,8 @@ def test_where_place_may_be_the_target_only_the_light_changes_and_mirroring_must
     assert (classes["augment"], classes["data.flip"]) == ("trivial", 0.5)
     assert (numbers["augment"], numbers["data.flip"]) == ("colour", 0.0)
     assert "task.monitor" not in numbers
+    red = replace(facts(probed=probed(grey=-0.8)), geometric=True, counts=())  # the number is a colour
+    assert decided(recipe.plan(red, config(), frozenset()))["augment"] == "none"
 
 
 def test_another_optimizer_has_its_own_rate_by_as_much_as_that_of_adamw_is_changed():
