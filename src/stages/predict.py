@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from src import folder, world
+from src.columns import tensor
 from src.contracts import Run
 from src.predicting import Predicting
 
@@ -34,6 +35,12 @@ def predictions(
     index, logits, target = (torch.cat([p[k] for p in parts]) for k in ("index", "logits", "target"))
     order = index.argsort()
     return index[order], logits[order], target[order]
+
+
+def groups(run: Run, split: str, index: torch.Tensor) -> torch.Tensor | None:
+    """(N,) of these images; None where each is on its own."""
+    found = run.source.splits[split].groups
+    return tensor(found)[index.long()] if found else None
 
 
 def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
