@@ -20,6 +20,7 @@ def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
             yield f"{asked}\n  task.heads: {name}: no loss {loss!r}. {nearest(loss, losses)}"
 
 
+NEED_MODEL = ("calibrate", "refit", "test", "robustness")  # stages that work with the model that select has written
 Of = Callable[[str], Any]  # a dotted key -> its value, None where there is none
 
 
@@ -79,6 +80,12 @@ def _choice(of: Of) -> Iterator[str]:
     if (len(of("sweep")) > 1 or of("recipe") == "best") and of("trainer.limit_val_batches") == 0:
         asked = "recipe=best" if of("recipe") == "best" else f"sweep={said(of('sweep'))}"
         yield f"{asked} trainer.limit_val_batches=0\n  It is val that compares the rates. Leave out one of the two."
+    later = [stage for stage in of("stages") or () if stage in NEED_MODEL]
+    if later and "select" not in of("stages") and not of("resume"):
+        yield (
+            f"stages={said(of('stages'))}\n  There is no model for {', '.join(later)}: it is select that writes "
+            "one. Add select, or leave these out."
+        )
     if of("budget") and of("recipe") == "off":
         yield (
             f"budget={of('budget')} recipe=off\n  A budget is planned by the recipe. Leave recipe=off out, or set "
