@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -239,3 +242,20 @@ def test_the_choice_goes_by_the_groups_of_val():
     for groups, chosen in [((), "b"), ([i // 40 for i in range(200)], "a")]:
         split = Split([f"{i}.png" for i in range(200)], target.tolist(), groups)
         assert choose(SimpleNamespace(task=task, source=SimpleNamespace(splits={"val": split})), found).name == chosen
+
+
+def test_the_table_of_many_images_is_made_of_a_few_at_a_time():
+    from src.labels import OneClass
+    from src.stages.predict import table
+
+    task, sizes, n = make(node("task", "multiclass"))(classes=CLASSES), [], 515
+    logits, target = answers(n)
+    decode = replace(task, decode=lambda some: sizes.append(len(some)) or task.decode(some))
+    split = Split([f"{i}.png" for i in range(n)], target.tolist())
+    source = SimpleNamespace(splits={"val": split}, labels=OneClass(), classes=CLASSES)
+    home = SimpleNamespace(state=dict)
+    found = table(SimpleNamespace(task=decode, source=source, home=home), "val", torch.arange(n), logits)
+    rows = list(csv.DictReader(io.StringIO(found)))
+    assert max(sizes) < 300 and [row["path"] for row in rows] == split.paths[:]
+    said = [{key: str(value) for key, value in row.items()} for row in task.decode(logits)]
+    assert said == [{key: value for key, value in row.items() if key not in ("path", "target")} for row in rows]
