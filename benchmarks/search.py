@@ -29,10 +29,10 @@ def seconds(*command: str) -> tuple[float, float]:
 def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
-        words = ["recipe=probe", *sys.argv[1:], f"paths.logs={folder}", f"paths.cache={folder}/cache"]
+        words, cache = ["recipe=probe", *sys.argv[1:], f"paths.logs={folder}"], f"paths.cache={folder}/cache"
 
         def search(name: str, trials: int) -> tuple[float, float]:
-            return seconds("-m", "src.search", "probe", f"name={name}", f"trials={trials}", "seeds=0", *words)
+            return seconds("-m", "src.search", "probe", f"name={name}", f"trials={trials}", "seeds=0", *words, cache)
 
         search("warm", 1)
         one, few = search("eight", TRIALS), search("one", 1)
@@ -42,9 +42,9 @@ def main() -> None:
         print(f"| {TRIALS} heads | wall s | CPU s |  |\n|---|---|---|---|")
         print(f"| one process | {one[0]:.1f} | {one[1]:.1f} | |", flush=True)
         for told, caches in (("on the cached features", False), ("that embeds for itself", True)):
-            own = [[f"paths.cache={folder}/own-{i}"] if caches else [] for i in range(TRIALS)]
+            own = [f"paths.cache={folder}/own-{i}" if caches else cache for i in range(TRIALS)]
             rest = ("stages=[probe,select]", "logger=[csv]")
-            each = [seconds("train.py", *words, *head, *rest, *mine) for head, mine in zip(heads, own, strict=True)]
+            each = [seconds("train.py", *words, *head, *rest, mine) for head, mine in zip(heads, own, strict=True)]
             wall, cpu = (sum(pair) for pair in zip(*each, strict=True))
             ratios = f"{wall / one[0]:.1f} and {cpu / one[1]:.1f} times"
             print(f"| a process each, {told} | {wall:.1f} | {cpu:.1f} | {ratios} |", flush=True)

@@ -75,10 +75,10 @@ def _seen(entry: Entry, rows: list[dict[str, str]], task: Any) -> torch.Tensor:
     return torch.from_numpy(z[[place[row["path"]] for row in rows]])
 
 
-def _bounds(gain: torch.Tensor, groups: torch.Tensor | None = None) -> tuple[float, float, float]:
+def _bounds(gain: torch.Tensor, strata: torch.Tensor | None = None) -> tuple[float, float, float]:
     if not gain.any():
         return 0.0, 0.0, 0.0
-    return float(gain.double().mean()), *stats.bootstrap(gain, groups=groups)
+    return float(gain.double().mean()), *stats.bootstrap(gain, strata=strata, proportion=False)
 
 
 def sections(entries: Sequence[Entry]) -> list[Section]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from src import folder
-from src.contracts import ConfigError
+from src.contracts import ConfigError, DataError, Root, Split
+from src.data.images import read
 from src.doors import opened
 from src.exports import onnx, timm, torch_export
 from src.exports.graph import Graph, Pictures, answers, compared, describe
@@ -100,9 +101,9 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int, fitted: 
         images = source.splits[split]
         count = min(most, len(images))
         chosen = [i * len(images) // count for i in range(count)]
-        views = torch.stack([predictor.see(source.root / images.paths[i]).view for i in chosen])
+        views, kept = _readable(source.root, images, chosen, predictor)
         known = images.labelled and not predictor.task.dense
-        target = torch.tensor([images.targets[i] for i in chosen]) if known else None
+        target = torch.tensor([images.targets[i] for i in kept]) if known else None
         return Pictures(views, f"{len(views)} images of {split}", target)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error).split("\n")[0][:200]
@@ -115,6 +116,19 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int, fitted: 
         coarse = torch.randint(0, 256, (32, spec.channels, 8, 8), generator=draw).float()
         views = torch.nn.functional.interpolate(coarse, spec.size, mode="bicubic").clamp(0, 255).to(torch.uint8)
         return Pictures(views, f"32 drawn images, since those of {split} could not be had: {why}")
+
+
+def _readable(root: Root, images: Split, chosen: list[int], predictor: Predictor) -> tuple[torch.Tensor, list[int]]:
+    """Views of those that can be read, as data.bad_images=skip leaves out the others, and which these are."""
+    views, faults = {}, []
+    for i in chosen:
+        try:
+            views[i] = predictor.view(read(root / images.paths[i], predictor.network.spec.channels))
+        except DataError as error:
+            faults.append(error)
+    if not views:
+        raise faults[0]
+    return torch.stack([*views.values()]), [*views]
 
 
 def shown(said: dict[str, Any], where: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -27,6 +26,7 @@ from src.partial import Partial
 from src.predictor import Predictor, Row, Seen
 from src.progress import Progress
 
+OURS = {"prediction", "prob", "area", "nearest"}  # columns of which a table has one only if a prediction wrote it
 AHEAD = 2  # batches that are decoded while one is in the network
 
 
@@ -97,6 +97,8 @@ def predict(
     _refuse_other(file, Path(where).expanduser())
     predictor, paths = Predictor.load(run_dir, batch_size=batch_size), images(where, column)
     refuse_undecodable(where, map(str, paths))
+    if predictor.task.embeds:
+        _refuse_array(file)
     masks = _masks(paths, Path(where).expanduser(), file.with_suffix("")) if predictor.task.dense else []
     names = hashlib.sha256("\n".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()
     said = json.dumps(predictor.facts, sort_keys=True).encode()  # the weights by their sha256, and the calibration
@@ -126,14 +128,21 @@ def _refuse_other(file: Path, where: Path) -> None:
         return
     if where.is_file() and file.samefile(where):
         raise ConfigError(f"--out {file}: that is the table of the images itself.\nName another file.")
-    if file.suffix.lower() in tables.PARQUET:
-        return
-    with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-        head = next(csv.reader(stream), [])
-    if head and not {name.partition("/")[0] for name in head} & {"prediction", "mask", "nearest", "prob"}:
+    head = tables.columns(file)
+    if head and (head[0] != "path" or not {name.partition("/")[0] for name in head} & OURS):
         raise ConfigError(
             f"--out {file}: there is a table of something else, with the columns {', '.join(head[:8])}.\n"
             "Name another file, or remove this one."
+        )
+
+
+def _refuse_array(file: Path) -> None:
+    """ConfigError where an array that is not of the embeddings named in `file` would be lost."""
+    array = file.with_suffix(".npy")
+    if array.is_file() and not (file.is_file() and "nearest" in tables.columns(file)):
+        raise ConfigError(
+            f"--out {file}: the embeddings would go into {array}, which is there, and no table of embeddings beside "
+            "it.\nName another file, or remove this one."
         )
 
 
@@ -195,15 +204,15 @@ def _write(predictor: Predictor, part: Partial, file: Path) -> None:
 def _compare(predictor: Predictor, found: list[Row], file: Path) -> int:
     """Writes the embeddings beside a table of the nearest other image of each: rows in the same order."""
     embeddings = torch.tensor([row["embedding"] for row in found])
-    array = io.BytesIO()
+    array, told = io.BytesIO(), []
     np.save(array, embeddings.numpy(), allow_pickle=False)
-    folder.write(file.with_suffix(".npy"), array.getvalue())
-    told = []
     for row, near in zip(found, predictor.task.decode(embeddings), strict=True):
         other = near["nearest"]
         beside = {"nearest": "", "similarity": ""} if other is None else {**near, "nearest": found[other]["path"]}
         told.append({"path": row["path"], **beside})
-    return tables.write(file, told)
+    count = tables.write(file, told)  # first: it says whose the array is, where this is killed between them
+    folder.write(file.with_suffix(".npy"), array.getvalue())
+    return count
 
 
 def _said(key: str, value: object, row: Row) -> str:

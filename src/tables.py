@@ -31,6 +31,20 @@ def check(file: Path) -> None:
         )
 
 
+def columns(file: Path) -> list[str]:
+    """The names of the columns of any table that is there; [] where it is empty."""
+    if file.suffix.lower() not in PARQUET:
+        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+            return next(csv.reader(stream), [])
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(file).names if file.stat().st_size else []
+    except pyarrow.ArrowInvalid:
+        return ["none that Parquet has"]
+
+
 def read(file: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """`rows`, by their names."""
     head, *found = rows(file, columns)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,11 @@ def killed(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def latest(words: Sequence[str]) -> list[str]:
+    """The last one of each key: those before it are what other tests take, too."""
+    return list({word.partition("=")[0]: word for word in words}.values())
+
+
 @dataclass
 class Zygote:
     process: subprocess.Popen
@@ -49,8 +54,8 @@ class Zygote:
     code: int = 0
 
     def run(self, *argv: str, broken_report: bool = False, **more) -> int:
-        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed). A report that
-        cannot be drawn fails no run, but the test. more: that of `running`."""
+        """Runs `python train.py *argv` in a process of its own and returns its exit code (-9: killed); of words with
+        one key the last. A report that cannot be drawn fails no run, but the test. more: that of `running`."""
         with self.running(*argv, **more):
             pass
         assert broken_report or " is left out: " not in self.screen, self.screen
@@ -64,7 +69,7 @@ class Zygote:
         the further ones as children of the first, which Lightning's launcher thinks to have started. seconds: after so
         many it is killed."""
         self.log.write_text("")
-        job = {"argv": list(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": ranks}
+        job = {"argv": latest(argv), "fault": fault, "seed": seed, "log": str(self.log), "ranks": ranks}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())

@@ -29,7 +29,7 @@ def train(how: list[str], words: list[str]) -> str:
 
 @pytest.fixture(scope="module", params=["launcher", "torchrun"])
 def run(request, shapes, whole, tmp_path_factory):
-    from tests.conftest import words
+    from tests.conftest import latest, words
 
     home = tmp_path_factory.mktemp(request.param)
     said = [*words(shapes, home), f"run_dir={home / 'run'}", "trainer=ddp", "trainer.devices=2", "data.batch_size=5"]
@@ -38,7 +38,7 @@ def run(request, shapes, whole, tmp_path_factory):
         said += ["penalty=l2_sp", "data.progressive=0.5", "model.head=stages"]
     said += ["adversary=fast"] if request.param == "torchrun" else []
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    screen = train([*(torchrun if request.param == "torchrun" else []), "train.py"], said)
+    screen = train([*(torchrun if request.param == "torchrun" else []), "train.py"], latest(said))
     return home / "run", screen
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 
 from src import export as door
 from src.contracts import ConfigError
@@ -17,6 +18,7 @@ from src.export import export
 from src.predictor import Predictor
 from tests.nets import model
 from tests.test_predictor import HOSTILE, pictures
+from tests.test_sources import sharded
 
 
 @pytest.fixture
@@ -126,6 +128,20 @@ def test_an_export_that_differs_is_told_and_fails(tmp_path, capsys):
     said = {"of": "16 images of val", "left_out": [], "fp32": {"largest_difference": 0.1, "largest_output": 5.0}}
     assert door.shown(said, "x") == 1 and "Do not use it" in capsys.readouterr().err
     assert door.shown(said | {"fp32": {"largest_difference": 1e-6, "largest_output": 5.0}}, "x") == 0
+
+
+def test_images_of_an_archive_and_beside_a_damaged_one_are_compared(shapes, tmp_path):
+    """A root that is no folder hands out pieces of a file; of a damaged image nothing is learnt, nor compared."""
+    model(tmp_path / "run" / "model", classes=("left", "right"))
+    root = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    (root / "val" / "left" / "03.png").write_bytes(b"damaged")
+    packed = sharded(root, tmp_path / "shards", lambda name: {"cls": name.encode()})
+    tar = {"_target_": "src.data.webdataset.webdataset", "root": str(packed), "cache": str(tmp_path / "cache")}
+    predictor = Predictor.load(tmp_path / "run", device="cpu")
+    for source in ({"_target_": "src.data.folder.folder", "root": str(root)}, tar):
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": {"source": source}}))
+        found = door.pictures(str(tmp_path / "run"), predictor, "val", 256, "--nearest")
+        assert found.said == "15 images of val" and found.target.tolist() == [0] * 7 + [1] * 8
 
 
 def test_a_saved_config_that_names_foreign_functions_runs_none_of_them(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from src import checkpoint, folder, hardware, resume, world
 from src.contracts import ConfigError
-from tests.conftest import ROOT, free_port, words
+from tests.conftest import ROOT, free_port, latest, words
 
 GLOO = (
     "[/x/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:17809: Connection reset by peer. This is typically so."
@@ -100,7 +100,7 @@ def test_where_the_cable_is_cut_the_ranks_of_both_machines_end_and_say_why(machi
                 *torchrun,
                 f"--node-rank={n}",
                 "train.py",
-                *said,
+                *latest(said),
             ]
             env = os.environ | {"GLOO_SOCKET_IFNAME": name}
             with screen.open("w") as stream:

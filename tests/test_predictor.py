@@ -291,12 +291,27 @@ def test_no_other_table_is_written_over_and_a_folder_gets_the_usual_name(tmp_pat
         with pytest.raises(ConfigError, match="--out .*mine.csv: .* table of "):
             predict(common[0], where, str(mine))
     assert mine.read_text() == text
+    for header in ("path,split,mask", "image,prediction"):
+        mine.write_text(f"{header}\n")
+        with pytest.raises(ConfigError, match="table of something else"):
+            predict(*common, str(mine))
+    mine.write_text(text)
     (tmp_path / "out").mkdir()
     for _ in range(2):  # its own it may
         assert predict(common[0], str(mine), str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "predictions.csv").read_text().count("\n") == 3
     with pytest.raises(ConfigError, match="itself"):
         predict(common[0], str(tmp_path / "out" / "predictions.csv"), str(tmp_path / "out"))
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    labels = tmp_path / "labels.parquet"
+    parquet.write_table(pyarrow.table({"path": ["a"], "label": ["x"]}), labels)
+    for kept in (labels.read_bytes(), b"notes"):
+        labels.write_bytes(kept)
+        with pytest.raises(ConfigError, match="table of something else"):
+            predict(*common, str(labels))
+        assert labels.read_bytes() == kept
+    for _ in range(2):
+        assert predict(*common, str(tmp_path / "ours.parquet")) == 0
     files[0].rename(tmp_path / "images" / os.fsdecode(b"caf\xe9.jpg"))
     with pytest.raises(DataError, match="'caf.udce9.jpg' is not UTF-8|caf.*is not UTF-8"):
         predict(*common, str(tmp_path / "new.csv"))

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import tracemalloc
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,10 @@ from sklearn.datasets import load_digits
 
 from src.models.network import Network
 from src.models.timm_backbone import timm_backbone
+from src.pages import page
+from src.pages.blocks import Section, Table
 from src.pages.card import _worth
+from src.pages.classes import _pairs
 from src.pages.facts import Facts
 from src.pages.pictures import wrong
 from src.pages.robustness import robustness
@@ -280,3 +285,22 @@ def test_what_robustness_measured_is_a_table_a_kind_and_a_warning_is_loud(tmp_pa
         "- accuracy under attack, an upper bound, on 50 test images: clean 0.9, 0.1 at 1/255; not to be trusted: "
         "gradients seem to be hidden",
     ]
+
+
+def test_a_page_of_a_thousand_classes_looks_at_each_cell_a_few_times(monkeypatch):
+    looks = Counter()
+    monkeypatch.setattr(page, "said", lambda cell: looks.update([1]) or str(cell))
+    rows = [[f"class {i}", i, f"{i / 7:.3f}"] for i in range(1000)]
+    found = page.html("a", "b", [Section("c", [Table(["class", "images", "F1"], rows)])])
+    assert found.count('class="number"') == 2 + 2000 and looks[1] < 15_000
+
+
+def test_the_confusions_of_many_classes_take_little_memory_and_are_the_most_frequent():
+    counts = np.diag(np.full(2000, 5))
+    counts[3, 7], counts[7, 3], counts[9, 1], counts[9, 2] = 4, 1, 2, 2
+    tracemalloc.start()
+    (table,) = _pairs(SimpleNamespace(classes=[str(i) for i in range(2000)]), counts)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    assert table.rows == [["3", "7", 4, "44 %", 1], ["9", "1", 2, "22 %", 0], ["9", "2", 2, "22 %", 0],
+                          ["7", "3", 1, "17 %", 4]]  # fmt: skip

@@ -118,6 +118,10 @@ def test_predict_gives_the_embeddings_of_the_test(ran, root, tmp_path, capsys):
     assert all(row["nearest"] != row["path"] and row["nearest"].startswith(str(some)) for row in said)
     assert predict(str(ran), str(some / names[0]), str(tmp_path / "one.csv")) == 0
     assert rows(tmp_path / "one.csv")[0]["nearest"] == ""
+    assert predict(str(ran), str(some / names[0]), str(tmp_path / "one.csv")) == 0, "its own it may write over"
+    (tmp_path / "one.csv").unlink()
+    with pytest.raises(ConfigError, match="embeddings would go into .*one.npy, which is there"):
+        predict(str(ran), str(some / names[0]), str(tmp_path / "one.csv"))
 
 
 @pytest.mark.slow

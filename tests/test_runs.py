@@ -223,6 +223,21 @@ def test_the_interval_is_that_of_the_monitored_metric(zygote, small, tmp_path):
     assert "test/nll  0." in zygote.screen and "epoch 1/1" not in zygote.screen
 
 
+def test_the_interval_of_images_that_come_in_groups_is_that_of_the_groups(zygote, small, shapes, tmp_path):
+    files = [f"{split}/{c}/{i:02d}.png" for split, n in (("train", 24), ("val", 8), ("test", 12))
+             for c in ("left", "right") for i in range(n)]  # fmt: skip
+    lines = [f"{f},{f.split('/')[0]},{f.split('/')[1]},{f.split('/')[0]}{int(f[-6:-4]) // 3}" for f in files]
+    (tmp_path / "labels.csv").write_text("path,split,target,patient\n" + "\n".join(lines))
+    words = ["data=csv", f"data.table={tmp_path / 'labels.csv'}", "trainer.max_epochs=1", "optimizer.lr=1e-9"]
+    found = []
+    for more in ([], ["data.group=patient"]):
+        run = tmp_path / f"run{len(more)}"
+        assert zygote.run(*small, *words, f"run_dir={run}", *more) == 0, zygote.screen
+        found.append(json.loads((run / "metrics.json").read_text()))
+    assert found[0]["test/acc"] == found[1]["test/acc"] < 1
+    assert any(found[0][f"test/acc/{end}"] != found[1][f"test/acc/{end}"] for end in ("low", "high"))
+
+
 def test_a_fit_without_validation_can_be_tested(zygote, small, tmp_path):
     run = tmp_path / "run"
     more = ["trainer.limit_val_batches=0", "select=last", "trainer.max_epochs=1", "task.monitor=val/f1_macro"]

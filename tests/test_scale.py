@@ -29,6 +29,19 @@ def test_the_batch_script_queues_what_was_preempted_again(tmp_path, code, queued
     assert (again.read_text().splitlines() if again.exists() else []) == queued
 
 
+def test_the_batch_script_leaves_what_is_said_to_you(tmp_path):
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/srun.txt\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "PYTHON": "python3"}
+    for said, found in {
+        "run_dir=a": "trainer=slurm run_dir=a",
+        "trainer=fsdp": "run_dir=logs/slurm/7 trainer=fsdp",
+        "trainer.devices=2": "trainer=slurm run_dir=logs/slurm/7 trainer.devices=2",
+    }.items():
+        subprocess.run([str(ROOT / "scripts" / "slurm.sbatch"), said], cwd=ROOT, env=env, check=True)
+        assert (tmp_path / "srun.txt").read_text().strip().endswith(f"train.py {found}")
+
+
 def test_ranks_that_would_run_different_things_do_not_begin(monkeypatch):
     mine, other = {"config": "a", "images": "b"}, {"config": "a", "images": "c"}
     monkeypatch.setattr(world, "gather", lambda said: [said, mine, mine])

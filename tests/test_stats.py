@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
 
+from src.contracts import Split
 from src.factory import make
-from src.stats import bootstrap
+from src.stats import bootstrap, gain, interval
 from tests.yamls import node
 
 CLASSES = ("a", "b", "c", "d")
@@ -144,8 +149,113 @@ def test_a_mean_over_classes_is_resampled_within_them():
     logits = torch.nn.functional.one_hot(target, 2).float()
     logits[:45] = logits[:45].flip(1)  # half of the first class, all of the second: 75 %
     scores = balanced(logits, target)
-    low, high = bootstrap(scores, groups=target)
+    low, high = bootstrap(scores, strata=target)
     assert 0.65 < low < 0.75 < high < 0.85
     assert bootstrap(scores)[1] > high + 0.03, "else the number of images of the rare class would vary too"
-    low, high = bootstrap(balanced(torch.nn.functional.one_hot(target, 2).float(), target), groups=target)
+    low, high = bootstrap(balanced(torch.nn.functional.one_hot(target, 2).float(), target), strata=target)
     assert 0.9 < low < 1 and high == 1, "all right is not certain"
+
+
+# groups, and classes of few images
+
+
+@pytest.mark.parametrize("monitor", ["val/acc", "val/balanced_acc"])
+def test_the_interval_covers_where_images_come_in_groups(monitor):
+    """Twelve patients, of 20 images each: all of a patient are right about as often, between patients it varies."""
+    task = make(node("task", "multiclass", monitor=monitor))(classes=CLASSES[:2])
+    draw, hits, alone = torch.Generator().manual_seed(1), 0, 0
+    groups = torch.arange(12).repeat_interleave(20)
+    for i in range(60):
+        often = (torch.rand(12, generator=draw) < 0.5) * 0.6 + 0.2  # 0.2 or 0.8: one half on average
+        right = torch.rand(240, generator=draw) < often[groups]
+        target = groups % 2 if i % 2 else torch.arange(240) % 2
+        logits = torch.nn.functional.one_hot(torch.where(right, target, 1 - target), 2).float()
+        low, high = interval(task, logits, target, i, groups)
+        hits += low <= 0.5 <= high
+        low, high = interval(task, logits, target, i)
+        alone += low <= 0.5 <= high
+    assert hits >= 51 and alone < 40, "95 % but for the few groups, and for noise"
+
+
+def test_groups_of_one_image_change_little_and_one_group_tells_nothing():
+    logits, target = answers(200)
+    for task in (make(node("task", "multiclass"))(classes=CLASSES), make(node("task", "multilabel"))(classes=CLASSES)):
+        true = target if task.target == "class" else torch.nn.functional.one_hot(target, 4).float()
+        plain = interval(task, logits, true, 0)
+        assert interval(task, logits, true, 0, torch.arange(200)) == pytest.approx(plain, abs=0.02)
+        assert interval(task, logits, true, 0, torch.zeros(200)) is None
+
+
+def test_a_gain_counts_groups_and_not_their_images():
+    task = make(node("task", "multiclass"))(classes=CLASSES)
+    old, target = answers(30)
+    new = old + 0.5 * torch.randn(old.shape, generator=torch.Generator().manual_seed(0)) + torch.eye(4)[target]
+    better, error = gain(task, new, old, target)
+    fold = [x.repeat_interleave(9, 0) for x in (new, old, target)]
+    same, wide = gain(task, *fold, torch.arange(30).repeat_interleave(9))
+    assert better == pytest.approx(same) and wide == pytest.approx(error, rel=1e-6) and error > 0
+    assert gain(task, *fold, torch.arange(9).repeat(30))[1] == math.inf, "nine groups cannot tell"
+
+
+def test_a_gain_of_two_images_is_none():
+    """Both are flipped: their differences do not vary, which is no certainty."""
+    task = make(node("task", "multiclass"))(classes=CLASSES[:2])
+    right = torch.eye(2)[torch.zeros(2, dtype=torch.long)]
+    better, error = gain(task, right, right.flip(1), torch.zeros(2, dtype=torch.long))
+    assert better == 1 and error == math.inf
+
+
+@pytest.mark.parametrize(("n", "least"), [(1, 0.9), (2, 0.9), (5, 0.9)])
+def test_the_interval_of_balanced_accuracy_covers_where_classes_have_few_images(n, least):
+    """30 classes of n images, each right with a chance of 0.7."""
+    from src.tasks.multiclass import balanced
+
+    draw, hits = torch.Generator().manual_seed(2), 0
+    target = torch.arange(30).repeat_interleave(n)
+    for i in range(100):
+        right = torch.rand(30 * n, generator=draw) < 0.7
+        logits = torch.nn.functional.one_hot(torch.where(right, target, (target + 1) % 30), 30).float()
+        low, high = bootstrap(balanced(logits, target), seed=i, draws=300, strata=target)
+        hits += low <= 0.7 <= high
+    assert least <= hits / 100
+
+
+def test_a_class_of_one_image_among_others_widens_the_interval():
+    from src.tasks.multiclass import balanced
+
+    target = torch.tensor([0] * 50 + [1] * 50 + [2])
+    right = torch.nn.functional.one_hot(target, 3).float()
+    right[:10], right[50:60], right[100] = right[:10].roll(1, 1), right[50:60].roll(1, 1), right[100].roll(1)
+    low, high = bootstrap(balanced(right, target), strata=target)  # 0.8, 0.8 and 0 of one
+    assert high - low > 0.2, "as if the one were certainly wrong"
+
+
+def test_the_choice_goes_by_the_groups_of_val():
+    """40 of 200 images more are right: of 200 images that is beyond chance, of five patients it is not."""
+    from src.stages.candidates import Candidate
+    from src.stages.select import choose
+
+    task, target = make(node("task", "multiclass"))(classes=CLASSES[:2]), torch.arange(200) % 2
+    good = torch.eye(2)[target]
+    first = torch.where(torch.arange(200)[:, None] < 40, good.flip(1), good)
+    found = [Candidate(name, None, z, target, torch.arange(200), None, None) for name, z in [("a", first), ("b", good)]]
+    for groups, chosen in [((), "b"), ([i // 40 for i in range(200)], "a")]:
+        split = Split([f"{i}.png" for i in range(200)], target.tolist(), groups)
+        assert choose(SimpleNamespace(task=task, source=SimpleNamespace(splits={"val": split})), found).name == chosen
+
+
+def test_the_table_of_many_images_is_made_of_a_few_at_a_time():
+    from src.labels import OneClass
+    from src.stages.predict import table
+
+    task, sizes, n = make(node("task", "multiclass"))(classes=CLASSES), [], 515
+    logits, target = answers(n)
+    decode = replace(task, decode=lambda some: sizes.append(len(some)) or task.decode(some))
+    split = Split([f"{i}.png" for i in range(n)], target.tolist())
+    source = SimpleNamespace(splits={"val": split}, labels=OneClass(), classes=CLASSES)
+    home = SimpleNamespace(state=dict)
+    found = table(SimpleNamespace(task=decode, source=source, home=home), "val", torch.arange(n), logits)
+    rows = list(csv.DictReader(io.StringIO(found)))
+    assert max(sizes) < 300 and [row["path"] for row in rows] == split.paths[:]
+    said = [{key: str(value) for key, value in row.items()} for row in task.decode(logits)]
+    assert said == [{key: value for key, value in row.items() if key not in ("path", "target")} for row in rows]

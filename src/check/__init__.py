@@ -54,9 +54,12 @@ def mistakes(argv: Sequence[str]) -> list[str]:
         word = parsed(text)
         found += [word] if isinstance(word, str) else []
         words += [word] if isinstance(word, Word) and not word.key.startswith(("hydra.", "hydra/")) else []
+    found += _twice(words)
     several = bool(flags & SEVERAL) or any(t.startswith("hydra.mode=") and "MULTIRUN" in t for t in texts)
     if not several:
         found += [_not_a_sweep(word) for word in words if word.sweep]
+    else:
+        found += _one_folder(words)
     chosen = [word for word in words if word.group]
     found += [fault for word in chosen for fault in _choice(word)]
     chosen = [word for word in chosen if not any(_choice(word))]
@@ -65,6 +68,28 @@ def mistakes(argv: Sequence[str]) -> list[str]:
         values, given = [word for word in words if not word.group], {text.partition("=")[0] for text in texts}
         found += _judged(choices, values, several, bool(flags & PRINTS), words, given)
     return list(dict.fromkeys(found))
+
+
+def _twice(words: Sequence[Word]) -> Iterator[str]:
+    """Hydra would obey the last one, and say nothing of the others."""
+    for key in dict.fromkeys(word.key for word in words):
+        said = list(dict.fromkeys(word.text for word in words if word.key == key))
+        if len(said) > 1:
+            yield f"{' '.join(said)}\n  {key} is said {len(said)} times, and can be obeyed once. Leave the others out."
+
+
+def _one_folder(words: Sequence[Word]) -> Iterator[str]:
+    """The second run of a sweep would find the folder of the first, once that has been trained."""
+    for word in words:
+        swept = any(other.sweep for other in words if other is not word)
+        named = word.key in ("run_dir", "resume") and not any(
+            v in ("auto", None) or "${" in str(v) for v in word.values
+        )
+        if named and swept:
+            yield (
+                f"{word.text} with -m\n  All runs of the sweep would take this one folder. "
+                f"Leave {word.key} out; name=NAME puts them together into logs/NAME."
+            )
 
 
 def _not_a_sweep(word: Word) -> str:

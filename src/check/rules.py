@@ -226,7 +226,7 @@ RULES: dict[str, Rule] = {
         lambda v: v in ("auto", -1) or (is_whole(v) and v > 0) or (is_list(v) and v != [] and all(map(is_whole, v))),
     ),
     "trainer.num_nodes": whole("1 <= x"),
-    "trainer.strategy": TEXT | NODE,
+    "trainer.strategy": one_of("auto", "ddp", note=" (trainer=fsdp divides the network)") | NODE,
     "trainer.strategy.timeout.minutes": number("0 < x"),
     "trainer.precision": one_of(*PRECISIONS, 32, 16, 64),
     "trainer.channels_last": BOOL | one_of("auto"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from src.check.configs import MISSING, lookup
@@ -20,6 +21,7 @@ def _heads(heads: dict[str, Any], losses: list[str]) -> Iterator[str]:
             yield f"{asked}\n  task.heads: {name}: no loss {loss!r}. {nearest(loss, losses)}"
 
 
+NEED_MODEL = ("calibrate", "refit", "test", "robustness")  # stages that work with the model that select has written
 Of = Callable[[str], Any]  # a dotted key -> its value, None where there is none
 
 
@@ -28,7 +30,7 @@ def together(cfg: Mapping[str, Any]) -> Iterator[str]:
         found = lookup(cfg, key)
         return None if found is MISSING else found
 
-    for part in (_data, _choice, _model, _training):
+    for part in (_data, _choice, _stages, _model, _training):
         yield from part(of)
 
 
@@ -118,6 +120,16 @@ def _choice(of: Of) -> Iterator[str]:
         yield f"probe.head={head['head']} recipe={of('recipe')}\n  There is no probe then. Leave out one of the two."
     if isinstance(heads := of("task.heads"), dict):
         yield from _heads(heads, list(of("loss.losses") or ()))
+
+
+def _stages(of: Of) -> Iterator[str]:
+    goes_on = of("resume") or Path(str(of("run_dir"))).is_dir()
+    later = [stage for stage in of("stages") or () if stage in NEED_MODEL]
+    if later and "select" not in of("stages") and not goes_on:
+        yield (
+            f"stages={said(of('stages'))}\n  There is no model for {', '.join(later)}: it is select that writes "
+            "one. Add select, or leave these out."
+        )
 
 
 def _top(of: Of) -> Iterator[str]:

@@ -124,7 +124,7 @@ def parsed(text: str) -> Word | str:
         except HydraException:
             advice = "A key has letters, digits, _ and dots: data.batch_size=64."
         if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
-            advice = "A bracket is not closed; quote the word for the shell: 'stages=[fit,test]'."
+            advice = "A bracket is not closed; quote the word for the shell: 'stages=[fit,select,test]'."
         return f"{text}\n  It cannot be read: {str(error).splitlines()[0]}.\n  {advice}"
 
 

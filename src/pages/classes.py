@@ -42,20 +42,20 @@ def _matrix(answers: Answers, counts: np.ndarray) -> Iterator[Matrix | Raster]:
         return
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     yield Raster(
-        pictures.shades(share.tolist()),
+        pictures.shades(share),
         f"{len(counts)} classes in their order, true ones from top to bottom, predicted ones from left to right; the "
         "darker, the larger the part of a row. What is right is on the diagonal.",
     )
 
 
 def _pairs(answers: Answers, counts: np.ndarray) -> Iterator[Table | Text]:
-    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    true, said = np.nonzero(counts)
+    true, said = true[true != said], said[true != said]
+    order = np.argsort(-counts[true, said], kind="stable")[:PAIRS]
     rows = []
-    for true, said in (np.unravel_index(i, wrong.shape) for i in order):
-        if n := int(wrong[true, said]):
-            share = f"{100 * n / counts[true].sum():.0f} %"
-            rows.append([answers.classes[int(true)], answers.classes[int(said)], n, share, int(wrong[said, true])])
+    for t, s in zip(true[order].tolist(), said[order].tolist(), strict=True):
+        share = f"{100 * counts[t, s] / counts[t].sum():.0f} %"
+        rows.append([answers.classes[t], answers.classes[s], int(counts[t, s]), share, int(counts[s, t])])
     if rows:
         yield Table(["true", "taken for", "images", "of the class", "the other way"], rows, sortable=True)
     else:

@@ -42,10 +42,12 @@ def said(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def numeric(table: Table, column: int) -> bool:
-    """Whether a column is to be set flush right."""
-    cells = [said(row[column]) for row in table.rows if column < len(row)]
-    return any(cells) and all(re.fullmatch(r"[-–+]?[\d.,]*( %| ms)?( [–±] [-+]?[\d.]+( %)?)?", cell) for cell in cells)
+def numeric(table: Table) -> list[bool]:
+    """Whether each column is to be set flush right."""
+    number = re.compile(r"[-–+]?[\d.,]*( %| ms)?( [–±] [-+]?[\d.]+( %)?)?")
+    width = max(map(len, [table.head, *table.rows]))
+    columns = ([said(row[i]) for row in table.rows if i < len(row)] for i in range(width))
+    return [any(cells) and all(map(number.fullmatch, cells)) for cells in columns]
 
 
 def plain(words: str) -> str:

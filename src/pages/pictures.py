@@ -71,9 +71,9 @@ def wrong(image: torch.Tensor, truth: torch.Tensor, found: torch.Tensor) -> Imag
     return Image.alpha_composite(base, over).convert("RGB")
 
 
-def shades(values: Sequence[Sequence[float]]) -> str:
+def shades(values: Sequence[Sequence[float]] | np.ndarray) -> str:
     """(h, w) in 0..1 -> the darker the more, a pixel each, in a colour that is seen on white and on black."""
     v = np.asarray(values, dtype=np.float64).clip(0, 1)
-    ones = np.ones_like(v)
-    pixels = np.stack([47 * ones, 127 * ones, 229 * ones, 255 * np.sqrt(v)], 2)
-    return uri(Image.fromarray(pixels.round().astype(np.uint8)), lossless=True)
+    pixels = np.full((*v.shape, 4), (47, 127, 229, 0), np.uint8)
+    pixels[:, :, 3] = (255 * np.sqrt(v)).round()
+    return uri(Image.fromarray(pixels), lossless=True)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
 from src import folder, world
+from src.columns import tensor
 from src.contracts import Run
 from src.predicting import Predicting
+
+CHUNK = 256  # images of which the rows of a table are in the memory
 
 
 def predictions(
@@ -36,6 +40,12 @@ def predictions(
     return index[order], logits[order], target[order]
 
 
+def groups(run: Run, split: str, index: torch.Tensor) -> torch.Tensor | None:
+    """(N,) of these images; None where each is on its own."""
+    found = run.source.splits[split].groups
+    return tensor(found)[index.long()] if found else None
+
+
 def measure(run: Run, split: str, logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     """All metrics of the task, from all predictions at once: the same numbers on any number of ranks."""
     metrics = run.task.metrics(**tuned(run))
@@ -52,16 +62,27 @@ def table(
     """path, target (where there is one), prediction, prob/<class>… of these images; more: columns of each, behind
     these."""
     images, labels, out = run.source.splits[split], run.source.labels, io.StringIO()
-    rows = run.task.decode(logits, **tuned(run)) if len(logits) else [{} for _ in index]
-    rows = [_beside(run, split, index, row) for row in rows] if run.task.embeds else rows
-    rows = [row | own for row, own in zip(rows, more, strict=True)] if more else rows
+    rows = _decoded(run, split, index, logits)
+    rows = (row | own for row, own in zip(rows, more, strict=True)) if more else rows
+    first = next(rows)
     named = [f"target/{column}" for column in labels.columns] if len(labels.columns) > 1 else ["target"]
-    writer = csv.DictWriter(out, ["path", *named, *rows[0]])
+    writer = csv.DictWriter(out, ["path", *named, *first])
     writer.writeheader()
-    for i, row in zip(index.tolist(), rows, strict=True):
+    for i, row in zip(index.tolist(), chain([first], rows), strict=True):
         told = labels.text(images.targets[i], run.source.classes) if images.labelled else ("",) * len(named)
         writer.writerow({"path": images.paths[i], **dict(zip(named, told, strict=True)), **row})
     return out.getvalue()
+
+
+def _decoded(run: Run, split: str, index: torch.Tensor, logits: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """What the task says of each image, some at a time: of a thousand classes a row is 150 kB."""
+    if not len(logits):
+        yield from ({} for _ in index)
+    elif run.task.embeds:  # which are compared with each other
+        yield from (_beside(run, split, index, row) for row in run.task.decode(logits, **tuned(run)))
+    else:
+        for some in logits.split(CHUNK):
+            yield from run.task.decode(some, **tuned(run))
 
 
 def _beside(run: Run, split: str, index: torch.Tensor, row: dict[str, Any]) -> dict[str, Any]:

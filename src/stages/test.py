@@ -12,7 +12,7 @@ from src import folder
 from src.columns import tensor
 from src.contracts import Run, Task
 from src.stages.draw import masks
-from src.stages.predict import calibration, measure, predictions, table
+from src.stages.predict import calibration, groups, measure, predictions, table
 from src.stats import interval, metric
 
 
@@ -48,23 +48,35 @@ def test(run: Run) -> None:
             found["test/unfamiliar"] = sum(row["unfamiliar"] for row in rows) / len(rows)
     blind = blindly(run, shipped, target)
     found = measure(run, "test", shipped, target) | found
-    found |= judged(run.task, shipped, target, blind, run.cfg["seed"], "test/")
+    alike = groups(run, "test", index)
+    found |= judged(run.task, shipped, target, blind, run.cfg["seed"], "test/", alike)
     headline = f"test/{run.task.monitor.removeprefix('val/')}"
     whole = len(target) == len(run.source.splits["test"])  # a few of them may be of one class
     if whole and (value := found.get(f"{headline}/constant")) is not None:
         better = found[headline] > value if run.task.mode == "max" else found[headline] < value
         run.home.update(beaten=better)
     if of := run.task.alone:
-        for (name, task, z, t), (_, _, b, _) in zip(of(shipped, target), of(blind, target), strict=True):
-            found |= judged(task, z, t, b, run.cfg["seed"], f"test/{name}/") | {f"test/{name}/images": len(t)}
+        wide = None if alike is None else of(alike[:, None].double().expand_as(shipped), target)
+        for i, ((name, task, z, t), (_, _, b, _)) in enumerate(
+            zip(of(shipped, target), of(blind, target), strict=True)
+        ):
+            together = wide[i][2][:, 0] if wide else None
+            found |= judged(task, z, t, b, run.cfg["seed"], f"test/{name}/", together)
+            found[f"test/{name}/images"] = len(t)
     run.home.add_metrics(found)
 
 
 def judged(
-    task: Task, logits: torch.Tensor, target: torch.Tensor, blind: torch.Tensor, seed: int, where: str
+    task: Task,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    blind: torch.Tensor,
+    seed: int,
+    where: str,
+    groups: torch.Tensor | None,
 ) -> dict[str, float]:
     """The interval of the monitored metric, and what the answer has that does not look at the images."""
-    key, bounds = where + task.monitor.removeprefix("val/"), interval(task, logits, target, seed)
+    key, bounds = where + task.monitor.removeprefix("val/"), interval(task, logits, target, seed, groups)
     if bounds is None:
         return {}
     return {f"{key}/low": bounds[0], f"{key}/high": bounds[1], f"{key}/constant": metric(task, blind, target) or 0.0}
