@@ -27,7 +27,7 @@ from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
 from src.data.suspects import without_suspects
 from src.data.table import split_table
-from src.factory import make
+from src.factory import SOURCE, TASK, make, make_within
 from src.learner import compose, loss_of, start
 from src.models.network import Network
 from src.models.saved import describe, load_model, save_model
@@ -51,7 +51,7 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     hardware.refuse_impossible(cfg)
     hardware.obey(cfg)
     buffers.folder = Path(cfg["paths"]["cache"])
-    source = make(cfg["data"]["source"])
+    source = make_within(cfg["data"]["source"], SOURCE)
     task = task_of(cfg, source)
     names = [f"val/{name}" for name in task.metrics()]
     if task.monitor not in names:
@@ -201,7 +201,7 @@ def checked(r: Run) -> tuple[Network, Module, list[str]]:
 def task_of(cfg: dict[str, Any], source: Source) -> Task:
     """The task, of which the labels know nothing: they were read already."""
     words = {key: value for key, value in cfg["task"].items() if key != "labels"}
-    return make(words)(classes=source.classes, targets=source.splits["train"].targets)
+    return make_within(words, TASK)(classes=source.classes, targets=source.splits["train"].targets)
 
 
 def card(r: Run) -> list[str]:
