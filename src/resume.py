@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import checkpoint, folder, hardware, replan, world
 from src.contracts import ConfigError, DataError
+from src.secret import masked
 
 # What a resumed run may change: it does not touch the result.
 FREE = (
@@ -27,17 +28,21 @@ PATHS = (
     *("data.root", "data.table", "data.test_table", "model.weights", "init_from", "paths.logs", "paths.cache"),
     *("distill.teacher.folder", "distill.teacher.weights"),
 )
-SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 
 def open_home(cfg: DictConfig) -> folder.RunFolder:
     """The run folder, the same on all ranks; new ones are made by rank 0."""
     absolute(cfg)
+    if cfg.resume == "auto" and world.by_srun():
+        raise ConfigError(
+            "resume=auto under srun: its processes cannot tell each other which run that is.\n"
+            "Set resume to the folder of the run, or run_dir for a run that goes on by itself."
+        )
     if world.rank() != 0:
-        path = world.share("run_dir") or cfg.run_dir
+        path = world.share("run_dir") or (cfg.resume != "auto" and cfg.resume) or cfg.run_dir
         if path is None:
-            raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is.")
-        return folder.RunFolder(Path(path))
+            raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is. Set run_dir.")
+        return folder.RunFolder(Path(path).absolute())
     wanted = Path(cfg.run_dir or Path(cfg.paths.logs) / cfg.name).absolute()
     new = [place for place in (wanted, *wanted.parents) if not os.path.exists(place)]
     path = _choose(cfg)
@@ -134,7 +139,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
 
 def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
     """config.yaml: resolved, secrets masked."""
-    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(plain(cfg))), resolve=True))
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(masked(plain(cfg))), resolve=True))
 
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
@@ -290,11 +295,3 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
-
-
-def _masked(node: Any, name: str = "") -> Any:
-    if isinstance(node, dict):
-        return {k: _masked(v, str(k)) for k, v in node.items()}
-    if isinstance(node, list):
-        return [_masked(v) for v in node]
-    return "***" if isinstance(node, str) and any(s in name.lower() for s in SECRET) else node
