@@ -1,5 +1,6 @@
 """Runs as users start them: folders that nobody shares, faults that are told, results that agree with each other."""
 
+import errno
 import json
 import os
 import signal
@@ -103,6 +104,35 @@ def test_a_folder_in_use_is_refused(zygote, whole):
         home.update(state="finished")
     assert f"in use by process {os.getpid()}" in zygote.screen
     assert zygote.run(f"resume={whole}") == 0
+
+
+@pytest.mark.parametrize("why", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch, why):
+    from src import folder, partial
+    from src.search import jobs
+
+    def refused(*_):
+        raise OSError(why, os.strerror(why))
+
+    for module, name in ((folder.fcntl, "lockf"), (folder.fcntl, "flock"), (folder.os, "lockf")):
+        monkeypatch.setattr(module, name, refused)
+
+    def worked():
+        with folder.RunFolder(tmp_path / "run").lock() as home:
+            assert home.locked and not home.held()
+
+    def predicted():
+        with partial.Partial(tmp_path / "part", {}, 1, 1) as part:
+            part.add([{}])
+
+    def searched():
+        job = jobs.Job(tmp_path / "trial", [], {}, [sys.executable, "-c", ""])
+        job.begin()
+        assert job.process and job.process.wait() == 0
+
+    for work in (worked, predicted, searched):
+        with pytest.raises(OSError, match="error") if why == errno.EIO else pytest.warns(UserWarning, match="no locks"):
+            work()
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_last_good_checkpoint(zygote, small, tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 from src import world
 from src.contracts import ConfigError
 from src.doors import HINT
-from src.folder import RunFolder
+from src.folder import RunFolder, claim
 
 Place = dict[str, str]  # what the environment says of the devices and cores that a job may use
 TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
@@ -51,7 +51,7 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".alive").open("a") as alive:
             try:
-                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim(alive, fcntl.flock)
             except BlockingIOError:
                 return
             with (self.folder / "out.txt").open("ab") as out, (self.folder / "err.txt").open("wb") as err:
