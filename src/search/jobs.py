@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src import world
+from src.check.words import written
 from src.contracts import ConfigError
 from src.doors import HINT
 from src.folder import RunFolder, claim
@@ -30,7 +31,7 @@ class Job:
     """One run. It prints to out.txt and err.txt of its folder."""
 
     def __init__(self, folder: Path, words: Sequence[str], place: Place, command: Sequence[str] = TRAIN):
-        self.folder, self.words = folder, [*words, f"run_dir={folder}"]
+        self.folder, self.words = folder, [*words, written("run_dir", folder)]
         self.place, self.command = place, command
         self.process: subprocess.Popen[bytes] | None = None
         self.begun, self.stopped = 0, False  # how many times; whether we have ended it
