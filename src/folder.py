@@ -13,7 +13,7 @@ import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,13 +30,23 @@ ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stand
 def write(path: Path, content: str | bytes | Iterable[str]) -> None:
     """All or nothing: a reader, or a process killed here, sees the old file or the new one."""
     parts = [content] if isinstance(content, str | bytes) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with staged(path) as temporary, temporary.open("wb") as stream:
         for part in parts:
             stream.write(part.encode() if isinstance(part, str) else part)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be written, which then takes its name; removed where that fails, as on a full disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -135,6 +135,46 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monke
             work()
 
 
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_half_of_a_new_one(tmp_path, monkeypatch):
+    from src import checkpoint, folder
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file, last = tmp_path / "run.json", tmp_path / "last.ckpt"
+    folder.write(file, "old")
+    checkpoint.AtomicCheckpointIO().save_checkpoint({"a": 1}, last)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    for work in (
+        lambda: folder.write(file, "new"),
+        lambda: checkpoint.AtomicCheckpointIO().save_checkpoint({"a": 2}, last),
+    ):
+        with pytest.raises(OSError, match="No space"):
+            work()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_a_full_disk_ends_says_so_in_a_paragraph(tmp_path, monkeypatch, capsys):
+    from omegaconf import OmegaConf
+
+    from src import folder, run
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    home = folder.RunFolder(tmp_path)
+    home.update(state="running")
+    home.locked = True
+    monkeypatch.setattr(run.resume, "open_home", lambda cfg: home)
+    monkeypatch.setattr(run.signals, "install", lambda: None)
+    for name, what in (("run", full), ("quiet", lambda: None)):
+        monkeypatch.setattr(run, name, what)
+    monkeypatch.setattr(folder, "write", full)
+    assert run.job(OmegaConf.create()) == 1
+    assert "No space left" in capsys.readouterr().err
+
+
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_last_good_checkpoint(zygote, small, tmp_path):
     run = tmp_path / "run"
     assert zygote.run(*small, f"run_dir={run}", "optimizer.lr=1e30", "trainer.gradient_clip_val=null") == 1
