@@ -80,11 +80,12 @@ def _choose(cfg: DictConfig) -> Path:
 
 
 def unfinished(runs: Path) -> Path | None:
-    """The newest run folder here that has trained and is not finished."""
+    """The newest run folder here that has trained, is not finished, and in which nobody works."""
     places = "*/checkpoints/last*.ckpt", f"*/{folder.CONTEST}/*/checkpoints/last*.ckpt"
     folders = {runs / p.relative_to(runs).parts[0] for place in places for p in runs.glob(place)}
     newest = sorted(folders, key=lambda p: p.name, reverse=True)
-    return next((p for p in newest if folder.RunFolder(p).state().get("state") != "finished"), None)
+    found = (folder.RunFolder(path) for path in newest)
+    return next((run.path for run in found if run.state().get("state") != "finished" and not run.held()), None)
 
 
 def discard(home: folder.RunFolder) -> None:

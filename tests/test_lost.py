@@ -144,6 +144,25 @@ def test_what_is_said_of_a_lost_rank(error, told):
     assert re.match(told, world.lost(error))
 
 
+def test_resume_auto_leaves_a_run_alone_in_which_a_process_works(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+    alive = folder.RunFolder(tmp_path / "2")
+    if (child := os.fork()) == 0:
+        with alive.lock():
+            time.sleep(60)
+        os._exit(0)
+    try:
+        while not alive.held():
+            time.sleep(0.01)
+        assert resume.unfinished(tmp_path) == tmp_path / "1"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert resume.unfinished(tmp_path) == tmp_path / "2"
+
+
 @pytest.mark.parametrize("writes", [True, False])
 def test_a_rank_waits_as_long_as_rank_0_works_in_the_folder_and_no_longer(tmp_path, writes):
     home, cfg = folder.RunFolder(tmp_path), OmegaConf.create({"stages": []})
