@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from src import buffers, combined, decisions, folder, hardware, resume, screen, world
+from src import buffers, combined, decisions, folder, hardware, origin, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.columns import tensor
@@ -242,7 +242,7 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, source: Source, split: 
     callbacks = [make(node) for node in wanted.values()]
     if hardware.ranks(cfg) > 1:
         own = {"config": hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()[:12]}
-        callbacks.append(Alike(**own, images=fingerprint(source)[:12], versions=str(resume.versions())))
+        callbacks.append(Alike(**own, images=fingerprint(source)[:12], versions=str(origin.versions())))
     return make(words)(
         callbacks=callbacks,
         logger=[make(node) for node in loggers.values()] or False,
@@ -270,5 +270,5 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
         "target": task.target,
         "classes": list(source.classes),
         "resize": cfg["data"]["resize"],
-        "versions": {"torch": torch.__version__, **resume.versions()},
+        "versions": {"torch": torch.__version__, **origin.versions()},
     }

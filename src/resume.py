@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import checkpoint, folder, hardware, replan, world
+from src import checkpoint, folder, hardware, origin, replan, world
 from src.contracts import ConfigError, DataError
 from src.secret import masked
 
@@ -129,8 +126,8 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         done=[stage for stage in words["stages"] if stage == "probe"],
         overrides=typed(),
         seed=words["seed"],
-        versions=versions(),
-        git=_git(),
+        versions=origin.versions(),
+        git=origin.git(),
         hardware=hardware.describe(),
         process=os.getpid(),
     )
@@ -145,14 +142,23 @@ def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there (it may probe for hours); with the words of a resume that it took."""
-    end = time.monotonic() + seconds
-    while not home.config.is_file():
+    end = time.monotonic() + (min(seconds, 300) if home.config.is_file() else seconds)
+    while not _decided(cfg, home):
         if time.monotonic() > end and not home.held():
             raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
         time.sleep(0.1)
     saved = OmegaConf.create(home.words())
     _take(cfg, saved, (*FREE, *replan.WORDS))
     return plain(saved)
+
+
+def _decided(cfg: DictConfig, home: folder.RunFolder) -> bool:
+    """Whether rank 0 has; of a run that is there, whether it has the end that is asked for, since a finished one would
+    seem to have nothing left to do."""
+    if not home.config.is_file():
+        return False
+    saved, said = OmegaConf.create(home.words()), {word.partition("=")[0] for word in typed()}
+    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in said & {*replan.WORDS})
 
 
 @contextmanager
@@ -272,23 +278,6 @@ def step(home: folder.RunFolder) -> int:
     if not (last.exists() or checkpoint.previous(last).exists()):
         return 0
     return int(checkpoint.load(last)["global_step"])
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-
-
-def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD") or None, "changed": ask("status", "--porcelain").splitlines()[:50]}
-    except OSError:
-        return {"commit": None, "changed": []}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

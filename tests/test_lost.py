@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -161,6 +162,25 @@ def test_resume_auto_leaves_a_run_alone_in_which_a_process_works(tmp_path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert resume.unfinished(tmp_path) == tmp_path / "2"
+
+
+def test_a_rank_that_resumes_waits_until_rank_0_has_planned_the_new_end(tmp_path, monkeypatch):
+    home = folder.RunFolder(tmp_path)
+    home.config.write_text("trainer: {max_epochs: 3}\n")
+    home.update(done=["fit"])
+    monkeypatch.setattr(resume, "typed", lambda: ["trainer.max_epochs=30"])
+    cfg = OmegaConf.create({"trainer": {"max_epochs": 30}})
+    with pytest.raises(ConfigError, match="never wrote it"):
+        resume.read(cfg, home, seconds=0)
+
+    def planned():
+        home.update(done=[])
+        folder.write(home.config, "trainer: {max_epochs: 30}\n")
+
+    rank_0 = threading.Timer(0.5, planned)
+    rank_0.start()
+    assert resume.read(cfg, home) == {"trainer": {"max_epochs": 30}} and home.state()["done"] == []
+    rank_0.join()
 
 
 @pytest.mark.parametrize("writes", [True, False])
