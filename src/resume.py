@@ -12,9 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import checkpoint, folder, hardware, origin, replan, world
+from src import checkpoint, folder, hardware, origin, replan, secret, world
 from src.contracts import ConfigError, DataError
-from src.secret import masked
 
 # What a resumed run may change: it does not touch the result.
 FREE = (
@@ -113,7 +112,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_late(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = plain(saved)
+        words = secret.restored(plain(saved))
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -124,7 +123,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         state="running",
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         done=[stage for stage in words["stages"] if stage == "probe"],
-        overrides=typed(),
+        overrides=secret.words(typed()),
         seed=words["seed"],
         versions=origin.versions(),
         git=origin.git(),
@@ -137,7 +136,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
 
 def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
     """config.yaml: resolved, secrets masked."""
-    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(masked(plain(cfg))), resolve=True))
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(secret.masked(plain(cfg))), resolve=True))
 
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict
         time.sleep(0.1)
     saved = OmegaConf.create(home.words())
     _take(cfg, saved, (*FREE, *replan.WORDS))
-    return plain(saved)
+    return secret.restored(plain(saved))
 
 
 def _decided(cfg: DictConfig, home: folder.RunFolder) -> bool:
@@ -178,7 +177,7 @@ def _differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> 
     """(key, what is asked, what the run has) of the words that are not free."""
     rows = []
     for word in typed():
-        if word in home.state()["overrides"]:
+        if secret.words([word])[0] in home.state()["overrides"]:
             continue
         key = word.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
         if word.startswith("~") or key in ("debug", "experiment"):  # they change more than one key
