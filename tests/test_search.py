@@ -298,6 +298,16 @@ def test_a_run_folder_may_have_any_name(tmp_path, monkeypatch, name):
         assert resume_command(RunFolder(tmp_path / name)).endswith(f" resume={name}")
 
 
+def test_what_a_search_and_a_repeat_write_down_shows_no_login(tmp_path):
+    uri = "logger.mlflow.tracking_uri=https://me:CANARY@host"
+    words = ["logger=[csv,mlflow]", uri, f"paths.logs={tmp_path}"]
+    for _ in range(2):  # the same words go on
+        assert main(["lr", "trials=1", "seeds=0", "prune=none", *words], FAKE) == 0
+        assert repeat.main(["seeds=1", *words], FAKE) == 0
+    texts = {str(f): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file() and f.name != "began.txt"}
+    assert [name for name, text in texts.items() if b"CANARY" in text] == []
+
+
 def test_each_worker_has_its_own_devices_or_its_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5,7")
     assert [place["CUDA_VISIBLE_DEVICES"] for place in jobs.places(2, "auto", 2)] == ["0,2", "5,7"]
