@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from src import buffers, combined, decisions, folder, hardware, resume, screen, world
+from src import buffers, combined, decisions, folder, hardware, origin, resume, screen, world
 from src.callbacks.alike import Alike
 from src.checkpoint import AtomicCheckpointIO
 from src.columns import tensor
@@ -27,7 +27,7 @@ from src.data.loader import Loaders
 from src.data.scan import fingerprint, scan
 from src.data.suspects import without_suspects
 from src.data.table import split_table
-from src.factory import make
+from src.factory import SOURCE, TASK, make, make_within
 from src.learner import compose, loss_of, start
 from src.models.network import Network
 from src.models.saved import describe, load_model, save_model
@@ -51,7 +51,7 @@ def prepare(cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     hardware.refuse_impossible(cfg)
     hardware.obey(cfg)
     buffers.folder = Path(cfg["paths"]["cache"])
-    source = make(cfg["data"]["source"])
+    source = make_within(cfg["data"]["source"], SOURCE)
     task = task_of(cfg, source)
     names = [f"val/{name}" for name in task.metrics()]
     if task.monitor not in names:
@@ -201,7 +201,7 @@ def checked(r: Run) -> tuple[Network, Module, list[str]]:
 def task_of(cfg: dict[str, Any], source: Source) -> Task:
     """The task, of which the labels know nothing: they were read already."""
     words = {key: value for key, value in cfg["task"].items() if key != "labels"}
-    return make(words)(classes=source.classes, targets=source.splits["train"].targets)
+    return make_within(words, TASK)(classes=source.classes, targets=source.splits["train"].targets)
 
 
 def card(r: Run) -> list[str]:
@@ -242,7 +242,7 @@ def trainer(cfg: dict[str, Any], home: folder.RunFolder, source: Source, split: 
     callbacks = [make(node) for node in wanted.values()]
     if hardware.ranks(cfg) > 1:
         own = {"config": hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()[:12]}
-        callbacks.append(Alike(**own, images=fingerprint(source)[:12], versions=str(resume.versions())))
+        callbacks.append(Alike(**own, images=fingerprint(source)[:12], versions=str(origin.versions())))
     return make(words)(
         callbacks=callbacks,
         logger=[make(node) for node in loggers.values()] or False,
@@ -270,5 +270,5 @@ def known(cfg: dict[str, Any], source: Any, spec: Any, task: Any) -> dict[str, A
         "target": task.target,
         "classes": list(source.classes),
         "resize": cfg["data"]["resize"],
-        "versions": {"torch": torch.__version__, **resume.versions()},
+        "versions": {"torch": torch.__version__, **origin.versions()},
     }

@@ -29,15 +29,13 @@ class AtomicCheckpointIO(CheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.*.tmp"):
             stale.unlink()
-        part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with part.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists() and path.stem == "last":
-            _keep(path, previous(path))
-        os.replace(part, path)
-        folder.sync(path.parent)
+        with folder.staged(path) as part:
+            with part.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.exists() and path.stem == "last":
+                _keep(path, previous(path))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict:
         found = load(Path(path))

@@ -19,7 +19,7 @@ import torch
 from src import few, folder, stats
 from src.contracts import ConfigError, DataError
 from src.doors import opened
-from src.factory import make
+from src.factory import LABELS, TASK, make_within
 from src.finished import Entry, logits, runs
 from src.pages.blocks import Block, Section, Table, Text
 from src.pages.page import html
@@ -46,8 +46,8 @@ def paired(first: Entry, other: Entry) -> tuple[float, float, float] | None:
         iou = [torch.tensor([float(row["iou"]) for row in rows]) for rows in tables]
         change = iou[1] - iou[0]
         return _bounds(change[~change.isnan()])  # an image without a pixel that counts has none
-    tasks = [make(entry.facts["task"])(classes=tuple(entry.facts["classes"])) for entry in (first, other)]
-    encode = make(first.facts["labels"]).encoder(tuple(first.facts["classes"]))
+    tasks = [make_within(entry.facts["task"], TASK)(classes=tuple(entry.facts["classes"])) for entry in (first, other)]
+    encode = make_within(first.facts["labels"], LABELS).encoder(tuple(first.facts["classes"]))
     target = torch.tensor([encode(tuple(row[c] for c in columns)) for row in tables[0]])
     found = [_seen(*three) for three in zip((first, other), tables, tasks, strict=True)]
     sign = 1 if tasks[0].mode == "max" else -1

@@ -12,7 +12,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from src import combined, contest, folder, hardware, networks, recipe, resume, screen
+from src import combined, contest, folder, hardware, networks, recipe, resume, screen, secret
 from src.build import NOISELESS, card, checked, prepare
 from src.check import configs
 from src.check.kinds import seconds
@@ -54,7 +54,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> DictConfig:
         known = replace(facts(r, where, probed), budget=budget, **more)
         plan = recipe.plan(known, {**words, "model": r.cfg["model"]}, given)
         images = [*card(r), *(note for note in r.source.notes if note.startswith("LEAK"))]
-        text = screen.recipe(images, plan, typed, probed, known.chosen and known.chosen.name)
+        text = screen.recipe(images, plan, secret.words(typed), probed, known.chosen and known.chosen.name)
         folder.write(r.home.path / "recipe.md", networks.noted(text, networks.table(home.state())))
         composed = hydra.compose("train", [*(decision.override for decision in plan), *typed])
         cfgs.append(settle(resume.absolute(composed), r.home))

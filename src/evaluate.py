@@ -172,15 +172,15 @@ def prepared(run: Path, cfg: dict[str, Any], home: folder.RunFolder) -> Run:
     from src.data import masks
     from src.data.audit import audit
     from src.data.scan import scan
-    from src.factory import make
+    from src.factory import LABELS, SOURCE, make_within
     from src.hardware import layout, refuse_impossible
     from src.models.saved import load_model
 
     refuse_impossible(cfg)
     buffers.folder = Path(cfg["paths"]["cache"])
     network, facts = load_model(run / "model")
-    labels, classes, data = make(facts["labels"]), tuple(facts["classes"]), cfg["data"]
-    known, found = splits(run, labels, classes), make(data["source"])
+    labels, classes, data = make_within(facts["labels"], LABELS), tuple(facts["classes"]), cfg["data"]
+    known, found = splits(run, labels, classes), make_within(data["source"], SOURCE)
     if cfg["elsewhere"]:
         tested, classes = matched(found, classes)
     elif "test" not in known:

@@ -17,7 +17,7 @@ from src.data.images import read
 from src.doors import opened
 from src.exports import onnx, timm, torch_export
 from src.exports.graph import Graph, Pictures, answers, compared, describe
-from src.factory import make
+from src.factory import SOURCE, make_within
 from src.models.saved import load_model
 from src.predictor import Predictor, place
 
@@ -97,7 +97,7 @@ def pictures(run_dir: str, predictor: Predictor, split: str, most: int, fitted: 
     spec = predictor.network.spec
     try:
         words = folder.RunFolder(Path(run_dir)).words()
-        source = make(words["data"]["source"])
+        source = make_within(words["data"]["source"], SOURCE)
         images = source.splits[split]
         count = min(most, len(images))
         chosen = [i * len(images) // count for i in range(count)]

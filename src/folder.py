@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -10,16 +11,18 @@ import os
 import secrets
 import socket
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from src.contracts import ConfigError, File
 
+UNLOCKED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # Lustre without flock, NFS without lockd
 CONTEST = "contest"  # below a run folder: those of several networks that are fitted side by side, until one is left
 ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stands beside a metric in metrics.json
 
@@ -27,13 +30,23 @@ ASIDE = ("/low", "/high", "/constant", "/uncalibrated", "/images")  # what stand
 def write(path: Path, content: str | bytes | Iterable[str]) -> None:
     """All or nothing: a reader, or a process killed here, sees the old file or the new one."""
     parts = [content] if isinstance(content, str | bytes) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    with staged(path) as temporary, temporary.open("wb") as stream:
         for part in parts:
             stream.write(part.encode() if isinstance(part, str) else part)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be written, which then takes its name; removed where that fails, as on a full disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -44,6 +57,20 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def claim(stream: IO[Any], lock: Callable[[IO[Any], int], Any]) -> None:
+    """Locks a file that is open; OSError where another process has it. lock: fcntl.lockf or flock."""
+    try:
+        lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNLOCKED:
+            raise
+        warnings.warn(
+            f"The file system has no locks ({error.strerror}): nothing keeps two processes out of one folder. "
+            "Begin no second one there, or ask for a mount that has them (Lustre: -o flock).",
+            stacklevel=2,
+        )
 
 
 def create(logs: Path, name: str) -> Path:
@@ -133,7 +160,7 @@ class RunFolder:
         with stream:
             try:
                 # a record lock, since flock would be inherited by loader workers that outlive a killed run
-                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim(stream, fcntl.lockf)
             except (BlockingIOError, PermissionError) as error:
                 stream.seek(0)
                 raise ConfigError(
@@ -152,10 +179,12 @@ class RunFolder:
             with (self.path / ".lock").open("r+") as stream:
                 os.lockf(stream.fileno(), os.F_TEST, 0)
             return False
-        except FileNotFoundError:
-            return False
         except (BlockingIOError, PermissionError):
             return True
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in UNLOCKED:
+                return False
+            raise
 
     def words(self) -> dict[str, Any]:
         """config.yaml: all is decided and resolved in it, and what lies in this folder is found where it is now."""

@@ -19,7 +19,7 @@ import torch
 from src import few, folder, tables
 from src.contracts import ConfigError, DataError
 from src.doors import opened
-from src.factory import make
+from src.factory import LABELS, TASK, make_within
 from src.finished import logits, unfinished
 from src.tables import read
 
@@ -69,10 +69,10 @@ def merge(sweep: Path) -> dict[str, float]:
     asked = folder.RunFolder(folds[0]).words()["data"].get("folds") or len(folds)
     if len(folds) < asked:
         print(f"{len(folds)} of {asked} folds are here: the images that the others hold out are missing", flush=True)
-    task, said, out = make(first["task"])(classes=tuple(first["classes"])), over(folds), sweep / "merged"
+    task, said, out = make_within(first["task"], TASK)(classes=tuple(first["classes"])), over(folds), sweep / "merged"
     out.mkdir(exist_ok=True)
     if not (task.embeds or task.dense):
-        labels, tuned = make(first["labels"]), _mean([fact.get("tuned", {}) for fact in facts])
+        labels, tuned = make_within(first["labels"], LABELS), _mean([fact.get("tuned", {}) for fact in facts])
         held = [read(fold / "predictions_val.csv") for fold in folds]
         each = torch.cat([logits(rows, task, fact) for rows, fact in zip(held, facts, strict=True)])
         found = _write(out / "oof.csv", [row for rows in held for row in rows], each, task, labels, first, tuned)

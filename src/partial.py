@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import ConfigError
+from src.folder import claim
 
 Row = dict[str, Any]
 
@@ -25,9 +26,11 @@ class Partial:
         self.file, self.begun, self.note = file, 0, ""
         self.stream = file.open("a+b")
         try:
-            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim(self.stream, fcntl.flock)
         except OSError as error:
             self.stream.close()
+            if not isinstance(error, BlockingIOError | PermissionError):
+                raise
             raise ConfigError(
                 f"{file} is in use: another process predicts into the same file.\nWait for it, or name another --out."
             ) from error

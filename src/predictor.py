@@ -18,7 +18,7 @@ from src import decisions
 from src.contracts import ConfigError, Task
 from src.data.images import given, read
 from src.data.transforms import evaluation
-from src.factory import make
+from src.factory import TASK, make_within
 from src.models.network import Network
 from src.models.saved import complete, load_model
 from src.stages.draw import answer
@@ -120,7 +120,4 @@ def place(run_dir: str | Path) -> Path:
 
 
 def _task(facts: dict[str, Any]) -> Task:
-    target = str(facts["task"].get("_target_"))
-    if not target.startswith("src.tasks."):
-        raise ConfigError(f"model.json asks for {target}; only functions of src.tasks may be a task.")
-    return make(facts["task"])(classes=tuple(facts["classes"]))
+    return make_within(facts["task"], TASK)(classes=tuple(facts["classes"]))

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src import few, folder
+from src import few, folder, secret
 from src.check import mistakes, own
 from src.check.kinds import NULL, TEXT, Rule, is_whole, whole
 from src.contracts import ConfigError
@@ -59,13 +59,13 @@ def run(
     folder is that of other words."""
     home = folder.RunFolder(place)
     with home.lock():
-        was = home.state().get("words")
-        if was is not None and was != list(words):
+        was, told = home.state().get("words"), secret.words(words)
+        if was is not None and was != told:
             raise ConfigError(
-                f"{place} holds runs of other words:\n  {shlex.join(was)}\ninstead of\n  {shlex.join(words)}\n"
+                f"{place} holds runs of other words:\n  {shlex.join(was)}\ninstead of\n  {shlex.join(told)}\n"
                 "Give these a name of their own with name=NAME."
             )
-        home.update(words=list(words), state="running")
+        home.update(words=told, state="running")
         waiting, failed = list(runs), {}
 
         def take(env: jobs.Place) -> jobs.Job | None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src import checkpoint, folder, hardware, replan, world
+from src import checkpoint, folder, hardware, origin, replan, secret, world
 from src.contracts import ConfigError, DataError
 
 # What a resumed run may change: it does not touch the result.
@@ -27,17 +24,21 @@ PATHS = (
     *("data.root", "data.table", "data.test_table", "model.weights", "init_from", "paths.logs", "paths.cache"),
     *("distill.teacher.folder", "distill.teacher.weights"),
 )
-SECRET = ("token", "secret", "password", "api_key", "apikey")
 
 
 def open_home(cfg: DictConfig) -> folder.RunFolder:
     """The run folder, the same on all ranks; new ones are made by rank 0."""
     absolute(cfg)
+    if cfg.resume == "auto" and world.by_srun():
+        raise ConfigError(
+            "resume=auto under srun: its processes cannot tell each other which run that is.\n"
+            "Set resume to the folder of the run, or run_dir for a run that goes on by itself."
+        )
     if world.rank() != 0:
-        path = world.share("run_dir") or cfg.run_dir
+        path = world.share("run_dir") or (cfg.resume != "auto" and cfg.resume) or cfg.run_dir
         if path is None:
-            raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is.")
-        return folder.RunFolder(Path(path))
+            raise ConfigError("This is not rank 0, and rank 0 has not said where the run folder is. Set run_dir.")
+        return folder.RunFolder(Path(path).absolute())
     wanted = Path(cfg.run_dir or Path(cfg.paths.logs) / cfg.name).absolute()
     new = [place for place in (wanted, *wanted.parents) if not os.path.exists(place)]
     path = _choose(cfg)
@@ -75,11 +76,12 @@ def _choose(cfg: DictConfig) -> Path:
 
 
 def unfinished(runs: Path) -> Path | None:
-    """The newest run folder here that has trained and is not finished."""
+    """The newest run folder here that has trained, is not finished, and in which nobody works."""
     places = "*/checkpoints/last*.ckpt", f"*/{folder.CONTEST}/*/checkpoints/last*.ckpt"
     folders = {runs / p.relative_to(runs).parts[0] for place in places for p in runs.glob(place)}
     newest = sorted(folders, key=lambda p: p.name, reverse=True)
-    return next((p for p in newest if folder.RunFolder(p).state().get("state") != "finished"), None)
+    found = (folder.RunFolder(path) for path in newest)
+    return next((run.path for run in found if run.state().get("state") != "finished" and not run.held()), None)
 
 
 def discard(home: folder.RunFolder) -> None:
@@ -110,7 +112,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_late(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = plain(saved)
+        words = secret.restored(plain(saved))
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -121,10 +123,10 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         state="running",
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         done=[stage for stage in words["stages"] if stage == "probe"],
-        overrides=typed(),
+        overrides=secret.words(typed()),
         seed=words["seed"],
-        versions=versions(),
-        git=_git(),
+        versions=origin.versions(),
+        git=origin.git(),
         hardware=hardware.describe(),
         process=os.getpid(),
     )
@@ -134,19 +136,28 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
 
 def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
     """config.yaml: resolved, secrets masked."""
-    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(_masked(plain(cfg))), resolve=True))
+    folder.write(home.config, OmegaConf.to_yaml(OmegaConf.create(secret.masked(plain(cfg))), resolve=True))
 
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there (it may probe for hours); with the words of a resume that it took."""
-    end = time.monotonic() + seconds
-    while not home.config.is_file():
+    end = time.monotonic() + (min(seconds, 300) if home.config.is_file() else seconds)
+    while not _decided(cfg, home):
         if time.monotonic() > end and not home.held():
             raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
         time.sleep(0.1)
     saved = OmegaConf.create(home.words())
     _take(cfg, saved, (*FREE, *replan.WORDS))
-    return plain(saved)
+    return secret.restored(plain(saved))
+
+
+def _decided(cfg: DictConfig, home: folder.RunFolder) -> bool:
+    """Whether rank 0 has; of a run that is there, whether it has the end that is asked for, since a finished one would
+    seem to have nothing left to do."""
+    if not home.config.is_file():
+        return False
+    saved, said = OmegaConf.create(home.words()), {word.partition("=")[0] for word in typed()}
+    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in said & {*replan.WORDS})
 
 
 @contextmanager
@@ -166,7 +177,7 @@ def _differences(cfg: DictConfig, saved: DictConfig, home: folder.RunFolder) -> 
     """(key, what is asked, what the run has) of the words that are not free."""
     rows = []
     for word in typed():
-        if word in home.state()["overrides"]:
+        if secret.words([word])[0] in home.state()["overrides"]:
             continue
         key = word.split("=", 1)[0].lstrip("+~").split("@")[0].replace("/", ".")
         if word.startswith("~") or key in ("debug", "experiment"):  # they change more than one key
@@ -268,33 +279,8 @@ def step(home: folder.RunFolder) -> int:
     return int(checkpoint.load(last)["global_step"])
 
 
-def versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-
-
-def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD") or None, "changed": ask("status", "--porcelain").splitlines()[:50]}
-    except OSError:
-        return {"commit": None, "changed": []}
-
-
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Resolved, as plain data."""
     found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
-
-
-def _masked(node: Any, name: str = "") -> Any:
-    if isinstance(node, dict):
-        return {k: _masked(v, str(k)) for k, v in node.items()}
-    if isinstance(node, list):
-        return [_masked(v) for v in node]
-    return "***" if isinstance(node, str) and any(s in name.lower() for s in SECRET) else node

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 from omegaconf import DictConfig
 
@@ -48,7 +49,8 @@ def job(cfg: DictConfig) -> int:
     finally:
         signals.defer(False)
     if home and home.locked and home.state().get("state") == "running":
-        home.update(state=state)
+        with suppress(OSError):  # on a full disk, which was told
+            home.update(state=state)
     if home and home.locked and code in (2, 3):
         resume.discard(home)
     return code

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from src.check.words import written
 from src.contracts import InputSpec, Source
 from src.facts import Probed
 from src.folder import RunFolder
@@ -111,7 +113,9 @@ def last_screen(home: RunFolder) -> None:
 
 
 def resume_command(home: RunFolder) -> str:
-    return f"{short(Path(sys.executable))} {short(Path(__file__).parent.parent / 'train.py')} resume={short(home.path)}"
+    """For the shell."""
+    train = short(Path(__file__).parent.parent / "train.py")
+    return shlex.join([str(short(Path(sys.executable))), str(train), written("resume", short(home.path))])
 
 
 def short(path: Path) -> Path:

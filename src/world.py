@@ -16,19 +16,19 @@ def rank() -> int:
     launcher's processes may have inherited the last of the shell that srun has started."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    if "SLURM_PROCID" in os.environ and (_by_srun() or "LOCAL_RANK" not in os.environ):
+    if "SLURM_PROCID" in os.environ and (by_srun() or "LOCAL_RANK" not in os.environ):
         return int(os.environ["SLURM_PROCID"])
     return int(os.environ.get("LOCAL_RANK", 0)) + int(os.environ.get("NODE_RANK", 0))
 
 
-def _by_srun() -> bool:
+def by_srun() -> bool:
     """Whether srun has started several processes."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def launched() -> bool:
     """Whether rank 0 has started this process, which is another (Lightning's launcher)."""
-    others = "TORCHELASTIC_RUN_ID" in os.environ or _by_srun()
+    others = "TORCHELASTIC_RUN_ID" in os.environ or by_srun()
     return not others and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 

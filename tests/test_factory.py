@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.contracts import ConfigError
-from src.factory import ALLOWED, allowed, make, targets
+from src.factory import ALLOWED, LABELS, SOURCE, TASK, allowed, make, make_within, targets
 from src.losses.focal import Focal
 from tests.yamls import CONFIGS, names, node
 
@@ -21,6 +21,8 @@ DANGEROUS = [  # Hydra 1.3.8's own blocklist lets all of the first group through
     "shutil.unpack_archive", "urllib.request.urlretrieve", "torch.utils.benchmark.Timer", "sympy.sympify",
     "os.system", "subprocess.Popen", "builtins.eval", "builtins.__import__", "functools.partial", "timm.create_model",
     "hydra.utils.instantiate", "src.factory.make", "src.run.job", "src.folder.shutil.rmtree",
+    "src.data.cache._create", "src.data.scan._remember", "src.data.table._file", "src.data.folder.existing",
+    "src.data.digits.lay_out", "src.data.cache.copies",
 ]  # fmt: skip
 ALIASES = [  # what a room imports is not what it offers
     "src.models.weights.torch.load", "src.models.weights.load_file", "src.models.network.importlib.import_module",
@@ -78,6 +80,24 @@ def test_nodes_inside_nodes_are_checked_too(trap, wrap, target):
     with pytest.raises(ConfigError, match=r"The config names (torch|src\.models\.weights\.torch)\.load"):
         make(wrap({"_target_": target, **words}))
     assert not trace.exists()
+
+
+FOLDER = {"_target_": "src.data.folder.existing", "root": "/"}
+TABLE = {"_target_": "src.data.table._file", "root": "/", "name": "x.csv"}
+PAYLOADS = [{"_target_": "src.data.cache._create", "file": FOLDER, "table": 0},
+            {"_target_": "src.data.scan._remember", "file": TABLE, "found": {}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [*PAYLOADS, {"_target_": "src.losses.focal.Focal"}])
+@pytest.mark.parametrize(
+    ("target", "rooms"),
+    [("src.tasks.multiclass.multiclass", TASK), ("src.labels.Levels", LABELS), ("src.data.folder.folder", SOURCE)],
+)
+def test_what_came_with_a_model_names_nothing_beyond_its_room(monkeypatch, bad, target, rooms):
+    monkeypatch.setattr("src.factory._build", lambda *_, **__: pytest.fail("it was built"))
+    for saved in (bad, {"_target_": target, "_partial_": True, "monitor": [bad]}, {"inner": bad}, None):
+        with pytest.raises(ConfigError, match="asks for|names"):
+            make_within(saved, rooms)
 
 
 def test_nothing_is_built_when_something_in_the_node_is_refused(monkeypatch):

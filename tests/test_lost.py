@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -142,6 +143,44 @@ def test_where_the_cable_is_cut_the_ranks_of_both_machines_end_and_say_why(machi
 )
 def test_what_is_said_of_a_lost_rank(error, told):
     assert re.match(told, world.lost(error))
+
+
+def test_resume_auto_leaves_a_run_alone_in_which_a_process_works(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+    alive = folder.RunFolder(tmp_path / "2")
+    if (child := os.fork()) == 0:
+        with alive.lock():
+            time.sleep(60)
+        os._exit(0)
+    try:
+        while not alive.held():
+            time.sleep(0.01)
+        assert resume.unfinished(tmp_path) == tmp_path / "1"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert resume.unfinished(tmp_path) == tmp_path / "2"
+
+
+def test_a_rank_that_resumes_waits_until_rank_0_has_planned_the_new_end(tmp_path, monkeypatch):
+    home = folder.RunFolder(tmp_path)
+    home.config.write_text("trainer: {max_epochs: 3}\n")
+    home.update(done=["fit"])
+    monkeypatch.setattr(resume, "typed", lambda: ["trainer.max_epochs=30"])
+    cfg = OmegaConf.create({"trainer": {"max_epochs": 30}})
+    with pytest.raises(ConfigError, match="never wrote it"):
+        resume.read(cfg, home, seconds=0)
+
+    def planned():
+        home.update(done=[])
+        folder.write(home.config, "trainer: {max_epochs: 30}\n")
+
+    rank_0 = threading.Timer(0.5, planned)
+    rank_0.start()
+    assert resume.read(cfg, home) == {"trainer": {"max_epochs": 30}} and home.state()["done"] == []
+    rank_0.join()
 
 
 @pytest.mark.parametrize("writes", [True, False])

@@ -243,7 +243,10 @@ FAULTS = {
     "is of format 99": lambda facts: facts | {"format": 99},
     "do not fit": lambda facts: facts | {"outputs": 7},
     "only functions of src.tasks": lambda facts: facts | {"task": {"_target_": "os.system", "command": "touch ran"}},
-    "only what is in": lambda facts: facts | {"task": facts["task"] | {"mode": {"_target_": "os.system"}}},
+    "asks for src.data.folder": lambda facts: (
+        facts | {"task": facts["task"] | {"mode": {"_target_": "src.data.folder.existing", "root": "/"}}}
+    ),
+    "only what is in": lambda facts: facts | {"task": {"_target_": "src.tasks.multiclass._mean"}},
     "only functions of src.models": lambda facts: facts | {"build": {"_target_": "os.system", "command": "touch ran"}},
     "builds no backbone": lambda facts: facts | {"build": {"_target_": "src.models.weights.read_state", "file": "x"}},
     "has no such network": lambda facts: facts | {"build": facts["build"] | {"name": "hf-hub:evil/net"}},

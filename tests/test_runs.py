@@ -1,5 +1,6 @@
 """Runs as users start them: folders that nobody shares, faults that are told, results that agree with each other."""
 
+import errno
 import json
 import os
 import signal
@@ -103,6 +104,75 @@ def test_a_folder_in_use_is_refused(zygote, whole):
         home.update(state="finished")
     assert f"in use by process {os.getpid()}" in zygote.screen
     assert zygote.run(f"resume={whole}") == 0
+
+
+@pytest.mark.parametrize("why", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch, why):
+    from src import folder, partial
+    from src.search import jobs
+
+    def refused(*_):
+        raise OSError(why, os.strerror(why))
+
+    for module, name in ((folder.fcntl, "lockf"), (folder.fcntl, "flock"), (folder.os, "lockf")):
+        monkeypatch.setattr(module, name, refused)
+
+    def worked():
+        with folder.RunFolder(tmp_path / "run").lock() as home:
+            assert home.locked and not home.held()
+
+    def predicted():
+        with partial.Partial(tmp_path / "part", {}, 1, 1) as part:
+            part.add([{}])
+
+    def searched():
+        job = jobs.Job(tmp_path / "trial", [], {}, [sys.executable, "-c", ""])
+        job.begin()
+        assert job.process and job.process.wait() == 0
+
+    for work in (worked, predicted, searched):
+        with pytest.raises(OSError, match="error") if why == errno.EIO else pytest.warns(UserWarning, match="no locks"):
+            work()
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_half_of_a_new_one(tmp_path, monkeypatch):
+    from src import checkpoint, folder
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file, last = tmp_path / "run.json", tmp_path / "last.ckpt"
+    folder.write(file, "old")
+    checkpoint.AtomicCheckpointIO().save_checkpoint({"a": 1}, last)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    for work in (
+        lambda: folder.write(file, "new"),
+        lambda: checkpoint.AtomicCheckpointIO().save_checkpoint({"a": 2}, last),
+    ):
+        with pytest.raises(OSError, match="No space"):
+            work()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_a_full_disk_ends_says_so_in_a_paragraph(tmp_path, monkeypatch, capsys):
+    from omegaconf import OmegaConf
+
+    from src import folder, run
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    home = folder.RunFolder(tmp_path)
+    home.update(state="running")
+    home.locked = True
+    monkeypatch.setattr(run.resume, "open_home", lambda cfg: home)
+    monkeypatch.setattr(run.signals, "install", lambda: None)
+    for name, what in (("run", full), ("quiet", lambda: None)):
+        monkeypatch.setattr(run, name, what)
+    monkeypatch.setattr(folder, "write", full)
+    assert run.job(OmegaConf.create()) == 1
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_keeps_the_last_good_checkpoint(zygote, small, tmp_path):

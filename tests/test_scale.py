@@ -4,10 +4,13 @@ import os
 import subprocess
 
 import pytest
+from omegaconf import OmegaConf
 
 from src import world
 from src.callbacks.alike import Alike
+from src.check import mistakes
 from src.contracts import ConfigError
+from src.resume import open_home
 from tests.conftest import ROOT
 
 
@@ -40,6 +43,47 @@ def test_the_batch_script_leaves_what_is_said_to_you(tmp_path):
     }.items():
         subprocess.run([str(ROOT / "scripts" / "slurm.sbatch"), said], cwd=ROOT, env=env, check=True)
         assert (tmp_path / "srun.txt").read_text().strip().endswith(f"train.py {found}")
+
+
+def test_a_run_that_is_resumed_in_the_queue_is_not_given_another_folder(tmp_path):
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/srun.txt\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "PYTHON": "python3"}
+    script = [str(ROOT / "scripts" / "slurm.sbatch"), "resume=a b"]
+    assert subprocess.run(script, cwd=ROOT, env=env, check=False).returncode == 0
+    assert (tmp_path / "srun.txt").read_text().endswith("python3 train.py trainer=slurm resume=a b\n")
+
+
+@pytest.fixture
+def under_srun(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "FINETUNE_RUN_DIR", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+
+    def opened(rank: int, **words):
+        monkeypatch.delenv("FINETUNE_RUN_DIR", raising=False)
+        monkeypatch.setenv("SLURM_PROCID", str(rank))
+        paths = {"logs": "logs"}
+        return open_home(OmegaConf.create({"run_dir": None, "resume": None, "name": "n", "paths": paths} | words)).path
+
+    return opened
+
+
+def test_the_ranks_that_srun_starts_go_on_in_the_folder_of_rank_0(under_srun, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    assert [under_srun(rank, resume=str(run)) for rank in (0, 1)] == [run, run]
+    assert [under_srun(rank, run_dir=str(run)) for rank in (0, 1)] == [run, run]
+    for rank in (0, 1):
+        with pytest.raises(ConfigError, match="resume=auto under srun"):
+            under_srun(rank, resume="auto")
+
+
+@pytest.mark.parametrize("resume, wrong", [("auto", True), ("b", True), ("a", False), (str(ROOT / "a"), False)])
+def test_a_resumed_run_has_one_folder(monkeypatch, resume, wrong):
+    monkeypatch.chdir(ROOT)
+    assert ["Leave run_dir out" in fault for fault in mistakes([f"resume={resume}", "run_dir=a"])] == [True] * wrong
 
 
 def test_ranks_that_would_run_different_things_do_not_begin(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -274,6 +275,37 @@ def test_another_study_and_an_objective_that_nobody_logs_are_refused(tmp_path, c
     words = ["lr", "trials=1", "seeds=0", f"paths.logs={tmp_path}", "name=b", "prune=none"]
     assert main([*words, "objective={val/f1: max}"], FAKE) == 2
     assert "val/acc, val/nll" in capsys.readouterr().err
+
+
+PLACES = [
+    "jürgen", "exp (1)", "a,b", "a'b", "a&b", "#", "[x]", "{x}", "a b", " a ", 'a"b', "a=b", "1",
+    "null", "a\\", "a\\'b",
+    "$HOME", "~", "*", "run-1.a_b", "logs/name/2026-11-26_18-33-15_583b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_run_folder_may_have_any_name(tmp_path, monkeypatch, name):
+    from src.check.words import parsed
+    from src.folder import RunFolder
+    from src.screen import resume_command
+
+    monkeypatch.chdir(tmp_path)
+    driven = jobs.Job(tmp_path / name, [], {}).words[-1]
+    *_, typed = shlex.split(resume_command(RunFolder(tmp_path / name)))
+    assert [parsed(word).values[0] for word in (driven, typed)] == [str(tmp_path / name), name]
+    if name[0] == "l":
+        assert resume_command(RunFolder(tmp_path / name)).endswith(f" resume={name}")
+
+
+def test_what_a_search_and_a_repeat_write_down_shows_no_login(tmp_path):
+    uri = "logger.mlflow.tracking_uri=https://me:CANARY@host"
+    words = ["logger=[csv,mlflow]", uri, f"paths.logs={tmp_path}"]
+    for _ in range(2):  # the same words go on
+        assert main(["lr", "trials=1", "seeds=0", "prune=none", *words], FAKE) == 0
+        assert repeat.main(["seeds=1", *words], FAKE) == 0
+    texts = {str(f): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file() and f.name != "began.txt"}
+    assert [name for name, text in texts.items() if b"CANARY" in text] == []
 
 
 def test_each_worker_has_its_own_devices_or_its_share_of_the_cores(monkeypatch):

@@ -52,6 +52,12 @@ def _data(of: Of) -> Iterator[str]:
             f"resume={of('resume')} init_from={of('init_from')}\n  resume goes on with a run and its weights; "
             "init_from starts a new run from weights. Leave one out."
         )
+    home, run = of("resume"), of("run_dir")
+    if home and run and (home == "auto" or Path(str(home)).absolute() != Path(str(run)).absolute()):
+        yield (
+            f"resume={home} run_dir={run}\n  Each names a run folder, and it goes on in one. Leave run_dir out; a run "
+            "that is to begin in run_dir, and to go on there, needs no resume."
+        )
 
 
 def unread(key: str, value: Any, config: Mapping[str, Any], augment: str) -> str:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from src.check import configs
@@ -92,6 +93,16 @@ def _instead(text: str, why: str, key: str, value: str) -> str:
     if lookup(config, key) is not MISSING:
         return f"{text}\n  {why} Write {key}={value or 'VALUE'}."
     return f"{text}\n  {why} {did_you_mean(key, value or 'VALUE', config)}"
+
+
+def written(key: str, text: str | Path) -> str:
+    """KEY=TEXT as Hydra reads it back, whatever is in the text; quoted where it must be."""
+    text = str(text)
+    plain = parsed(f"{key}={text}")
+    if isinstance(plain, Word) and plain.values == (text,) and not plain.sweep:
+        return plain.text
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"{key}='{quoted}'"
 
 
 def parsed(text: str) -> Word | str:

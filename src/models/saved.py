@@ -139,7 +139,7 @@ def _from_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor
 def _builder(target: str) -> Callable[..., Backbone]:
     """The function of this room that model.json names. A file from elsewhere must not be able to name any other."""
     module, _, name = str(target).rpartition(".")
-    if not module.startswith("src.models.") or not name.isidentifier():
+    if not module.startswith("src.models.") or not name.isidentifier() or "._" in target:
         raise ConfigError(f"model.json asks for {target}; only functions of src.models may build a network.")
     try:
         build = getattr(importlib.import_module(module), name, None)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src import repeat
+from src import repeat, secret
 from src.check import own
 from src.check.kinds import NULL, Rule, one_of, said, whole
 from src.check.rules import RULES
@@ -150,7 +150,7 @@ class Asked:
         """What makes it the same study."""
         knobs = {knob.key: [*knob.ends, str(knob.log), str(knob.step), str(knob.when)] for knob in self.knobs}
         more = {key: self.options[key] for key in ("sampler", "folds")}
-        return {"space": knobs, "words": [*self.words, *self.always], "objective": self.objective, **more}
+        return {"space": knobs, "words": secret.words([*self.words, *self.always]), "objective": self.objective, **more}
 
     def trial(self, drawn: Sequence[str]) -> list[str]:
         """The words of a trial: it ends before the test, and says what it measures."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from src import world
+from src.check.words import written
 from src.contracts import ConfigError
 from src.doors import HINT
-from src.folder import RunFolder
+from src.folder import RunFolder, claim
 
 Place = dict[str, str]  # what the environment says of the devices and cores that a job may use
 TRAIN = (sys.executable, str(Path(__file__).parents[2] / "train.py"))
@@ -30,7 +31,7 @@ class Job:
     """One run. It prints to out.txt and err.txt of its folder."""
 
     def __init__(self, folder: Path, words: Sequence[str], place: Place, command: Sequence[str] = TRAIN):
-        self.folder, self.words = folder, [*words, f"run_dir={folder}"]
+        self.folder, self.words = folder, [*words, written("run_dir", folder)]
         self.place, self.command = place, command
         self.process: subprocess.Popen[bytes] | None = None
         self.begun, self.stopped = 0, False  # how many times; whether we have ended it
@@ -51,7 +52,7 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".alive").open("a") as alive:
             try:
-                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim(alive, fcntl.flock)
             except BlockingIOError:
                 return
             with (self.folder / "out.txt").open("ab") as out, (self.folder / "err.txt").open("wb") as err:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from src import few, folder, repeat
+from src import few, folder, repeat, secret
 from src.search.study import Study
 
 STATES = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed", TrialState.RUNNING: "not finished"}
@@ -40,7 +40,7 @@ class Report:
 
     def command(self, trial: FrozenTrial) -> str:
         words = [*self.asked.words, *self.asked.always, *trial.user_attrs["words"]]
-        return f"python train.py {shlex.join(words)}"
+        return f"python train.py {shlex.join(secret.words(words))}"
 
     def best(self) -> str:
         """The best trial, or each on the Pareto front, as commands; and what decides."""
