@@ -247,6 +247,18 @@ def test_masks_of_16_bits_in_any_order_of_bytes_are_read_as_they_are_and_parts_o
         labels("m.tif")
 
 
+def test_numbers_are_not_read_from_colours(tmp_path):
+    read = masks.reader(tmp_path, Masks(values={"a": 0, "b": 1}), ("a", "b"))
+    grey = np.array([[0, 1]], np.uint8)[:, :, None].repeat(3, 2)
+    Image.fromarray(grey).save(tmp_path / "m.png")
+    assert read("m.png").tolist() == [[[0, 1]]]
+    grey[:, :, 1:] = 0  # the class in the red channel
+    for mode in ("RGB", "RGBA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / "m.png")
+        with pytest.raises(DataError, match=r"\[1, 0, 0\].*one channel"):
+            read("m.png")
+
+
 def test_a_palette_is_read_by_its_numbers(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "L").convert("P")
     image.putpalette([9, 9, 9, 200, 0, 0, 0, 0, 90])
