@@ -297,9 +297,10 @@ def test_all_metrics_of_several_labels_are_of_the_split_not_of_its_batches():
         assert said[f"map_{kind}"] == pytest.approx(sk.average_precision_score(target, logits, average=kind))
 
 
-def test_a_class_without_images_does_not_count_in_the_macro_f1():
-    logits, target = torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert float(multilabel.f1(logits, target, (0.5, 0.5), macro=True)) == 1.0
+def test_a_label_counts_in_the_macro_f1_where_it_is_said_or_there():
+    logits, target = torch.tensor([[2.0, 2.0, -2.0], [-2.0, -2.0, -2.0]]), torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    expected = sk.f1_score(target, logits > 0, average="macro", zero_division=np.nan)
+    assert float(multilabel.f1(logits, target, (0.5,) * 3, macro=True)) == pytest.approx(expected) == 0.5
 
 
 def test_a_threshold_is_where_f1_is_best():

@@ -51,7 +51,7 @@ def f1(logits: torch.Tensor, target: torch.Tensor, thresholds: Sequence[float], 
     hit, said, there = ((a.float()).sum(0) for a in (taken & (target > 0), taken, target > 0))
     if not macro:
         return 2 * hit.sum() / (said.sum() + there.sum()).clamp(min=1)
-    return (2 * hit / (said + there).clamp(min=1))[there > 0].mean()
+    return (2 * hit / (said + there))[said + there > 0].mean()  # one that is neither tells nothing
 
 
 def nll(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
