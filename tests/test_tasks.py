@@ -316,6 +316,16 @@ def test_a_threshold_is_where_f1_is_best():
     assert sk.f1_score(target.ravel(), p.ravel() > common) == pytest.approx(best)
 
 
+def test_how_many_levels_are_right_is_told_of_the_answer_that_is_given():
+    logits = torch.tensor([[0.4, 0.0, 0.35, 0.25], [0.1, 0.8, 0.1, 0.0]]).clamp(min=1e-9).log()
+    target = torch.tensor([1, 1])  # the mean of the first is 1.45, though 0 is its likeliest
+    task = make(node("task", "ordinal"))(classes=tuple("abcd"))
+    assert [row["prediction"] for row in task.decode(logits)] == ["b", "b"]
+    metrics = task.metrics()
+    metrics.update(logits, target)
+    assert float(metrics.compute()["acc"]) == 1.0
+
+
 def test_kappa_is_scikit_learns_quadratic_one():
     logits, target = torch.randn(100, 5, generator=DRAW) * 3, torch.randint(0, 5, (100,), generator=DRAW)
     ours = float(ordinal.kappa(logits, target))
