@@ -316,6 +316,14 @@ def test_a_threshold_is_where_f1_is_best():
     assert sk.f1_score(target.ravel(), p.ravel() > common) == pytest.approx(best)
 
 
+def test_the_threshold_of_a_probability_near_0_or_1_still_tells_labels_apart():
+    order = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    for middle in (-12.0, 12.0):
+        logits, target = (middle + order).float(), (order > 0).float()
+        cut = multilabel.tune(logits, target)["thresholds"]
+        assert float(multilabel.f1(logits, target, cut, macro=True)) == 1.0
+
+
 def test_how_many_levels_are_right_is_told_of_the_answer_that_is_given():
     logits = torch.tensor([[0.4, 0.0, 0.35, 0.25], [0.1, 0.8, 0.1, 0.0]]).clamp(min=1e-9).log()
     target = torch.tensor([1, 1])  # the mean of the first is 1.45, though 0 is its likeliest

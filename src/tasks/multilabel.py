@@ -47,7 +47,7 @@ def map_micro(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def f1(logits: torch.Tensor, target: torch.Tensor, thresholds: Sequence[float], macro: bool) -> torch.Tensor:
-    taken = logits.sigmoid() > torch.tensor(thresholds, device=logits.device)
+    taken = logits.float().sigmoid() > torch.tensor(thresholds, dtype=torch.float64, device=logits.device)
     hit, said, there = ((a.float()).sum(0) for a in (taken & (target > 0), taken, target > 0))
     if not macro:
         return 2 * hit.sum() / (said.sum() + there.sum()).clamp(min=1)
@@ -154,7 +154,7 @@ def tune(logits: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
     p, there = logits.float().sigmoid(), target > 0
     common = threshold.f1(p.reshape(-1), there.reshape(-1))
     own = [threshold.f1(p[:, c], there[:, c]) if there[:, c].sum() >= ENOUGH else common for c in range(p.shape[1])]
-    return {"thresholds": [round(t, 4) for t in own]}
+    return {"thresholds": own}  # of rare labels all probabilities may be within a rounding
 
 
 def multilabel(classes: tuple[str, ...], monitor: str, mode: str, separator: str, targets: Any = None) -> Task:
