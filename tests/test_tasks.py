@@ -324,6 +324,25 @@ def test_the_threshold_of_a_probability_near_0_or_1_still_tells_labels_apart():
         assert float(multilabel.f1(logits, target, cut, macro=True)) == 1.0
 
 
+def test_a_closing_head_suits_labels_of_which_most_have_no_image():
+    x = torch.randn(60, 8, generator=DRAW)
+    target = torch.zeros(60, 9)
+    target[:, :2] = (x[:, :2] > 0).float()
+    weight, bias = multilabel.close(x, target, slice(0, 8))
+    assert float(multilabel.nll(x @ weight.T + bias, target).mean()) < 0.3
+    trained = torch.randn(9, 8, generator=DRAW), torch.zeros(9)
+    for weights in multilabel.weigh(trained, (weight, bias), x, target).values():
+        found = multilabel.mix(trained, (weight, bias), weights, target)
+        assert float(multilabel.nll(x @ found[0].T + found[1], target).mean()) < 5
+
+
+def test_heads_are_weighed_by_one_image_too():
+    x, target = torch.randn(30, 4, generator=DRAW), (torch.rand(30, 3, generator=DRAW) < 0.5).float()
+    trained, closing = (torch.randn(3, 4, generator=DRAW), torch.zeros(3)), multilabel.close(x, target, slice(0, 4))
+    found = multilabel.weigh(trained, closing, x[:1], target[:1])
+    assert all(0 <= part < 30 for pair in found.values() for part in pair)
+
+
 def test_how_many_levels_are_right_is_told_of_the_answer_that_is_given():
     logits = torch.tensor([[0.4, 0.0, 0.35, 0.25], [0.1, 0.8, 0.1, 0.0]]).clamp(min=1e-9).log()
     target = torch.tensor([1, 1])  # the mean of the first is 1.45, though 0 is its likeliest
