@@ -268,6 +268,27 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
 DRAW = torch.Generator().manual_seed(0)
 
 
+@pytest.mark.parametrize("mark", [" ", ",", ";", ", "])
+def test_labels_joined_by_another_mark_are_not_taken_for_classes(mark):
+    joined = [mark.join(parts) for parts in ("ab", "bc", "ac", "abc", "a")]
+    with pytest.raises(DataError, match="no cell of train has the separator '|'.*(?s:.*)task.separator="):
+        ManyClasses().classes("t.csv", {"train": [(cell,) for cell in joined]})
+    assert ManyClasses(separator=mark).classes("t.csv", {"train": [(cell,) for cell in joined]}) == ("a", "b", "c")
+
+
+def test_lists_are_not_taken_for_classes():
+    with pytest.raises(DataError, match="each is a list.*(?s:.*)Write the labels alone"):
+        ManyClasses().classes("t.csv", {"train": [("['a', 'b']",), ("['a']",), ("[]",), ("",)]})
+
+
+def test_names_of_several_words_are_classes():
+    bears = ["polar bear", "brown bear", "bear", "arctic fox", "polar fox"]
+    grid = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("car", "bus", "van")]
+    synonyms = ["skunk, polecat", "polecat, fitch, Mustela", "missile", "projectile, missile"]
+    for names in (bears, grid, synonyms):
+        assert ManyClasses().classes("t.csv", {"train": [(name,) for name in names]}) == tuple(sorted(names))
+
+
 def test_average_precision_is_scikit_learns_with_ties_and_without_positives():
     logits = torch.randint(0, 6, (80, 4), generator=DRAW).float()
     target = (torch.rand(80, 4, generator=DRAW) < 0.3).float()
