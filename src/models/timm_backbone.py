@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,8 @@ def _convert(state: dict[str, torch.Tensor], net: Any, channels: int) -> dict[st
     if rename is not None and any(k not in known or known[k].shape != v.shape for k, v in state.items()):
         with warnings.catch_warnings():  # what torch says of how timm 1.0.31 resamples the tables of a swin
             warnings.filterwarnings("ignore", r"torch\.searchsorted\(\)|Using a non-tuple sequence", UserWarning)
-            state = dict(rename(state, net))
+            with suppress(Exception):  # on names it does not know; the table of what does not fit tells them
+                state = dict(rename(dict(state), net))
     for conv in _names(cfg.get("first_conv")):
         weight = state.get(f"{conv}.weight")
         if weight is not None and weight.ndim == 4 and weight.shape[1] != channels:
