@@ -382,6 +382,14 @@ def test_kappa_is_scikit_learns_quadratic_one():
     assert float(ordinal.kappa(logits[:1].expand(4, 5), target[:1].expand(4))) == 0.0
 
 
+@pytest.mark.parametrize("target", [[2.1, 2.1, 2.1], [2.1]])
+def test_what_is_explained_of_a_number_that_is_always_the_same_is_as_in_scikit_learn(target):
+    true = torch.tensor(target)[:, None]
+    assert float(regression.r2(true, true)) == 1 and float(regression.r2(true + 1, true)) == 0
+    if len(true) > 1:
+        assert sk.r2_score(true, true) == 1 and sk.r2_score(true, true + 1) == 0
+
+
 def test_numbers_are_measured_as_scikit_learn_does():
     guess, target = torch.randn(50, 2, generator=DRAW), torch.randn(50, 2, generator=DRAW) * torch.tensor([1.0, 9.0])
     assert float(regression.r2(guess, target)) == pytest.approx(sk.r2_score(target, guess))
