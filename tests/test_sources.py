@@ -459,6 +459,15 @@ def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):
     assert "torchvision does not find it there (Dataset not found" in (told := said(DataError, "CIFAR10"))
     assert "download=True" in told
     assert "does not take them" in said(ConfigError, "CIFAR10", colour=3)
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    from src.data.torchvision import _names
+
+    class Named:
+        classes = [("crane", "bird"), "crane", "cat", "crane"]
+
+    assert _names(Named) == ["crane bird", "crane 1", "cat", "crane 3"]
+
+
     described(shapes, tmp_path)
     assert "it has no split train" in said(DataError, "EMNIST")
     with pytest.raises(DataError, match="not a number"):
