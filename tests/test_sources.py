@@ -402,6 +402,16 @@ def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
     assert "line 5.0 %" in masks.check(source, 100).notes[-1]
 
 
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg"])
+def test_the_size_of_a_turned_image_is_that_of_its_pixels(tmp_path, turn, kind):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (20, 10)).save(tmp_path / f"a.{kind}", exif=exif)
+    height, width = read(tmp_path / f"a.{kind}", 3).shape[1:]
+    assert size_of(tmp_path / f"a.{kind}") == (width, height)
+
+
 # torchvision
 
 
@@ -449,6 +459,15 @@ def test_data_sets_of_torchvision_are_read_from_the_disk(shapes, truth, tmp_path
     assert set(changed.splits["test"].targets) == {1}
 
 
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    from src.data.torchvision import _names
+
+    class Named:
+        classes = [("crane", "bird"), "crane", "cat", "crane"]
+
+    assert _names(Named) == ["crane bird", "crane 1", "cat", "crane 3"]
+
+
 def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):
     def said(error: type, name: str, **options) -> str:
         with pytest.raises(error) as caught:
@@ -459,15 +478,6 @@ def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):
     assert "torchvision does not find it there (Dataset not found" in (told := said(DataError, "CIFAR10"))
     assert "download=True" in told
     assert "does not take them" in said(ConfigError, "CIFAR10", colour=3)
-def test_two_classes_of_one_name_stay_two(tmp_path):
-    from src.data.torchvision import _names
-
-    class Named:
-        classes = [("crane", "bird"), "crane", "cat", "crane"]
-
-    assert _names(Named) == ["crane bird", "crane 1", "cat", "crane 3"]
-
-
     described(shapes, tmp_path)
     assert "it has no split train" in said(DataError, "EMNIST")
     with pytest.raises(DataError, match="not a number"):

@@ -84,7 +84,7 @@ def size_of(path: File) -> tuple[int, int] | None:
             height, width = _array(path).shape[:2]
             return width, height
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # Pillow turns it
             return (image.height, image.width) if turned else image.size
     except Exception:  # Pillow's decoders raise nearly every type on damaged input; `read` says what is wrong
         return None
