@@ -402,6 +402,21 @@ def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
     assert "line 5.0 %" in masks.check(source, 100).notes[-1]
 
 
+@pytest.mark.parametrize("kind", ["png", "npy"])
+def test_images_of_16_bits_that_use_few_are_told(tmp_path, kind):
+    root = tmp_path / "root"
+    for top in (4095, 60_000):
+        for i in range(12):
+            (folder_of := root / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            array = np.linspace(0, top - i, 64).reshape(8, 8).astype(np.uint16)
+            if kind == "npy":
+                np.save(folder_of / f"{i}.npy", array[:, :, None])
+            else:
+                Image.fromarray(array).save(folder_of / f"{i}.png")
+        notes = scan(folder(root), 1, "error", tmp_path / "cache").notes
+        assert any("4095" in note and "65535" in note for note in notes) == (top == 4095)
+
+
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
 @pytest.mark.parametrize("kind", ["tif", "png", "jpg"])
 def test_the_size_of_a_turned_image_is_that_of_its_pixels(tmp_path, turn, kind):

@@ -90,6 +90,19 @@ def size_of(path: File) -> tuple[int, int] | None:
         return None
 
 
+def brightest(path: File) -> int | None:
+    """The largest value of an image of 16 bits; None of others, and of one that cannot be read."""
+    try:
+        if path.suffix.lower() == ".npy":
+            array = _array(path)
+        else:
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                array = np.asarray(image) if image.mode.startswith("I") else np.empty(0, np.uint8)
+    except Exception:  # as in `size_of`
+        return None
+    return int(array.max()) if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.size else None
+
+
 def _decode(path: File, channels: int, small: bool = False) -> np.ndarray:
     with _named(path):
         if path.suffix.lower() == ".npy":
