@@ -108,6 +108,20 @@ def test_many_wrong_cells_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("head", ["path,target", "\ufeffpath,target", "path;target", "\ufeffpath\ttarget"])
+def test_words_that_often_stand_for_nothing_are_told(tmp_path):
+    text = several(*WORDS, "a.png,NA", "b.png,NA", "c.png,")
+    with pytest.raises(DataError, match="row 14"):  # an empty cell is none
+        table(listing(tmp_path / "a", text), "t.csv")
+    found = table(listing(tmp_path / "b", text.replace("c.png,", "c.png,None")), "t.csv", val_size=0.3, test_size=0.3)
+    assert found.classes == ("NA", "None", "a", "b")
+    assert [note for note in found.notes if "'NA', 'None'" in note and "empty" in note]
+
+
+def test_a_cell_may_be_of_any_length(tmp_path):
+    text = several(*(f"{line},{'x' * 200_000}" for line in WORDS), header="path,target,more")
+    assert table(listing(tmp_path, text), "t.csv", val_size=0.2, test_size=0.2).classes == ("a", "b")
+
+
 def test_a_mark_and_another_separator_change_nothing(tmp_path, head):
     separator = head.removeprefix("\ufeff")[4]
     text = "\n".join([head, *(line.replace(",", separator) for line in GOOD)])
