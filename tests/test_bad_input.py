@@ -58,6 +58,7 @@ TABLES: dict[str, tuple[Labels, str | bytes, list[str]]] = {  # labels, the tabl
         several(*WORDS, "/etc/x.png,a", "../x.png,b", "a/../../x.png,a", "C:\\x.png,b", "missing.png,a"),
         ["row 12", "row 13", "row 14", "row 15", "absolute or with '..'", "no such file in data.root: row 16"],
     ),
+    "backslashes": (OneClass(), several(*WORDS, "a\\x.png,a"), ["no such file in data.root", "write / ", "row 12"]),
     "splits": (
         OneClass(),
         several(*(f"{line},train" for line in WORDS), "a.png,a,trian", "b.png,b,", header="path,target,split"),
@@ -107,7 +108,6 @@ def test_many_wrong_cells_are_one_line(tmp_path):
     assert len(str(caught.value)) < 1500
 
 
-@pytest.mark.parametrize("head", ["path,target", "\ufeffpath,target", "path;target", "\ufeffpath\ttarget"])
 def test_words_that_often_stand_for_nothing_are_told(tmp_path):
     text = several(*WORDS, "a.png,NA", "b.png,NA", "c.png,")
     with pytest.raises(DataError, match="row 14"):  # an empty cell is none
@@ -122,6 +122,7 @@ def test_a_cell_may_be_of_any_length(tmp_path):
     assert table(listing(tmp_path, text), "t.csv", val_size=0.2, test_size=0.2).classes == ("a", "b")
 
 
+@pytest.mark.parametrize("head", ["path,target", "\ufeffpath,target", "path;target", "\ufeffpath\ttarget"])
 def test_a_mark_and_another_separator_change_nothing(tmp_path, head):
     separator = head.removeprefix("\ufeff")[4]
     text = "\n".join([head, *(line.replace(",", separator) for line in GOOD)])

@@ -154,6 +154,7 @@ def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[s
         yield from parquet.rows(file, getattr(labels, "separator", "|"))
         return
     try:
+        csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 would be too few for some polygons beside a label
         with open(file, newline="", encoding="utf-8-sig") as lines:
             first = lines.readline()
             lines.seek(0)
