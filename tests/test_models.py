@@ -125,6 +125,12 @@ def test_uint8_and_float_images_give_the_same_logits(name):
         assert logits.shape == (2, 5) and torch.equal(logits, network(picture().float() / 255))
 
 
+@pytest.mark.parametrize("name", ["rexnet_100", "test_resnet", "ghostnet_050"])
+def test_no_dropout_is_none_where_timm_has_some_of_its_own(name):
+    body = backbone(name)
+    assert not [m for m in body.net.modules() if isinstance(m, nn.Dropout) and m.p]
+
+
 def test_the_network_normalises_with_the_statistics_of_the_weights():
     body = backbone("test_resnet")
     network, seen = Network(body, 2).eval(), []

@@ -49,7 +49,7 @@ def timm_backbone(
     architecture, file = known(name, pretrained, weights)
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
-    options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate}
+    options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate, "drop_rate": 0.0}
     options |= {"dynamic_img_size": True} if dynamic else {}
     size = (image_size, image_size) if image_size else stated.size if stated else None
     if size and _fixed_size(architecture):
@@ -131,8 +131,9 @@ def _create(architecture: str, download: bool, options: dict) -> Any:
     try:
         return timm.create_model(architecture, pretrained=download, **options)
     except TypeError as error:  # an option that this architecture does not know
-        if options.get("drop_path_rate") == 0:  # 0 must be said where it is known: timm's own for swin is 0.1
-            return _create(architecture, download, {k: v for k, v in options.items() if k != "drop_path_rate"})
+        for word in ("drop_path_rate", "drop_rate"):  # 0 must be said where it is known: timm's own for swin is 0.1
+            if options.get(word) == 0 and f"'{word}'" in str(error):
+                return _create(architecture, download, {k: v for k, v in options.items() if k != word})
         raise ConfigError(
             f"model.name={architecture} was asked for {options}; timm answered: {error}.\n"
             "Leave out the option that this architecture does not have (for example model.drop_path_rate)."
