@@ -121,9 +121,9 @@ class ManyClasses(Labels):
 
     def classes(self, where: str, found: Mapping[str, Collection[Cells]]) -> tuple[str, ...]:
         counts = {split: Counter(name for one in items for name in self._names(one)) for split, items in found.items()}
-        names = known(where, counts)
-        refuse_joined(where, names, self.separator)
-        return names
+        cells = {cell for (cell,) in found.get("train", ()) if cell}
+        refuse_joined(where, counts.get("train", ()), self.separator, cells)
+        return known(where, counts)
 
     def encoder(self, classes: tuple[str, ...]) -> Callable[[Cells], tuple[float, ...]]:
         def encode(cells: Cells) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from src.contracts import DataError
@@ -61,11 +61,36 @@ def refuse_lookalikes(where: str, labels: Iterable[str]) -> None:
         seen[key] = label
 
 
-def refuse_joined(where: str, names: Sequence[str], separator: str) -> None:
-    """Raises where a name is that of several classes, with another mark between them than `separator`."""
+def refuse_joined(where: str, names: Collection[str], separator: str, cells: Collection[str]) -> None:
+    """Raises where a name is that of several classes, with another mark between them than `separator`; cells: those of
+    the labels of train, from which the names were read."""
+    _refuse_recurring(where, cells, separator)
     for name, mark in ((name, mark) for name in names for mark in MARKS if mark in name):
         if {piece.strip() for piece in name.split(mark)} <= set(names):
             raise DataError(
                 f"{where}: {name!r} was read as one class, and all its parts are classes, too; the separator is "
                 f"{separator!r}.\nSet task.separator={mark!r}, or write {separator!r} between labels."
+            )
+
+
+def _refuse_recurring(where: str, cells: Collection[str], separator: str) -> None:
+    """Of names that hold a mark, such as "polar bear" and "brown bear", parts are more than names, or each has its
+    place; of labels that are joined they are fewer, and now the first, now the second."""
+    if any(separator in cell for cell in cells):
+        return
+    told = f"{where}: no cell of train has the separator {separator!r}, but"
+    if cells and all(re.fullmatch(r"\[.*\]|\(.*\)|\{.*\}", cell) for cell in cells):
+        raise DataError(
+            f"{told} each is a list, such as {max(cells, key=len)!r}.\nWrite the labels alone, as a{separator}b."
+        )
+    for mark in (*MARKS, None):  # None: any white space
+        joined = {parts for cell in cells if len(parts := tuple(part.strip() for part in cell.split(mark))) > 1}
+        parts = {part for name in joined for part in name}
+        placed = {(part, i) for name in joined for i, part in enumerate(name)}
+        if len(joined) >= len(parts) and len(placed) > len(parts):
+            shown = shorten([(mark or " ").join(name) for name in sorted(joined)], 3)
+            raise DataError(
+                f"{told} {len(joined)} are of {len(parts)} parts that recur in other cells: {shown}.\n"
+                f"Set task.separator={mark or ' '!r}, or write {separator!r} between labels; where each cell is the "
+                "name of one class, set task=multiclass."
             )

@@ -58,6 +58,7 @@ TABLES: dict[str, tuple[Labels, str | bytes, list[str]]] = {  # labels, the tabl
         several(*WORDS, "/etc/x.png,a", "../x.png,b", "a/../../x.png,a", "C:\\x.png,b", "missing.png,a"),
         ["row 12", "row 13", "row 14", "row 15", "absolute or with '..'", "no such file in data.root: row 16"],
     ),
+    "backslashes": (OneClass(), several(*WORDS, "a\\x.png,a"), ["no such file in data.root", "write / ", "row 12"]),
     "splits": (
         OneClass(),
         several(*(f"{line},train" for line in WORDS), "a.png,a,trian", "b.png,b,", header="path,target,split"),
@@ -105,6 +106,20 @@ def test_many_wrong_cells_are_one_line(tmp_path):
         table(listing(tmp_path / "x", several(*lines)), "t.csv", Numbers())
     assert "300 row(s)" in str(caught.value) and "(300 in all)" in str(caught.value)
     assert len(str(caught.value)) < 1500
+
+
+def test_words_that_often_stand_for_nothing_are_told(tmp_path):
+    text = several(*WORDS, "a.png,NA", "b.png,NA", "c.png,")
+    with pytest.raises(DataError, match="row 14"):  # an empty cell is none
+        table(listing(tmp_path / "a", text), "t.csv")
+    found = table(listing(tmp_path / "b", text.replace("c.png,", "c.png,None")), "t.csv", val_size=0.3, test_size=0.3)
+    assert found.classes == ("NA", "None", "a", "b")
+    assert [note for note in found.notes if "'NA', 'None'" in note and "empty" in note]
+
+
+def test_a_cell_may_be_of_any_length(tmp_path):
+    text = several(*(f"{line},{'x' * 200_000}" for line in WORDS), header="path,target,more")
+    assert table(listing(tmp_path, text), "t.csv", val_size=0.2, test_size=0.2).classes == ("a", "b")
 
 
 @pytest.mark.parametrize("head", ["path,target", "\ufeffpath,target", "path;target", "\ufeffpath\ttarget"])

@@ -25,7 +25,7 @@ from PIL import Image
 
 from src import buffers, columns, rng
 from src.columns import column, joined, take, texts
-from src.contracts import ConfigError, DataError, Source, Split
+from src.contracts import ConfigError, DataError, InputSpec, Source, Split
 from src.data import audit
 from src.data.folder import folder
 from src.data.images import probe, read
@@ -488,6 +488,22 @@ def write_table(root: Path, rows: list[list], header=("path", "target"), delimit
     with open(root / "t.csv", "w", newline="", encoding=encoding) as file:
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])
     return "t.csv"
+
+
+def test_the_centre_of_a_sliver_is_seen_without_enlarging_all_of_it(monkeypatch):
+    import torchvision.transforms.v2.functional as F
+
+    from src.data.transforms import evaluation
+
+    spec, seen, resize = InputSpec((32, 32), 1, (0.5,), (0.5,), "bilinear", 1.0), [], F.resize
+    monkeypatch.setattr(F, "resize", lambda image, size, *a, **k: seen.append(size) or resize(image, size, *a, **k))
+    for shape in ((1, 2000), (2000, 1)):
+        ramp = torch.linspace(0, 255, 2000).round().to(torch.uint8).reshape(1, *shape)
+        view = evaluation(spec, "crop")(ramp)
+        assert view.shape == (1, 32, 32) and max(seen[-1]) <= 8 * 32 and abs(float(view.float().mean()) - 127.5) < 1
+    whole = torch.randint(0, 256, (1, 40, 200), dtype=torch.uint8)
+    expected = F.center_crop(resize(whole, [32, 160], antialias=True), [32, 32])
+    assert torch.equal(evaluation(spec, "crop")(whole), expected)
 
 
 @pytest.mark.parametrize("delimiter, encoding", [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8-sig")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -122,6 +123,12 @@ def test_uint8_and_float_images_give_the_same_logits(name):
     with torch.no_grad():
         logits = network(picture())
         assert logits.shape == (2, 5) and torch.equal(logits, network(picture().float() / 255))
+
+
+@pytest.mark.parametrize("name", ["rexnet_100", "test_resnet", "ghostnet_050"])
+def test_no_dropout_is_none_where_timm_has_some_of_its_own(name):
+    body = backbone(name)
+    assert not [m for m in body.net.modules() if isinstance(m, nn.Dropout) and m.p]
 
 
 def test_the_network_normalises_with_the_statistics_of_the_weights():
@@ -290,6 +297,35 @@ def test_weights_of_another_architecture_are_refused_with_a_table(files):
     assert re.search(r"\d\d tensors missing, \d\d unexpected, \d of another shape", said)
     assert "  missing     backbone.stem.0.weight  (24, 3, 4, 4)\n" in said and "\n  unexpected  backbone.bn1" in said
     assert "Set model.name" in said and len(said.splitlines()) < 30
+
+
+def test_weights_that_fit_no_converter_of_timm_are_refused_with_a_table(tmp_path):
+    torch.save(
+        {"features.0.0.weight": torch.zeros(24, 3, 4, 4), "features.1.0.block.3.weight": torch.zeros(4, 4)},
+        tmp_path / "w.pt",
+    )
+    with pytest.raises(ConfigError, match="tensors missing, 2 unexpected"):
+        started("test_convnext", tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "_orig_mod.", "module._orig_mod.", "model.backbone."])
+def test_weights_of_before_torch_0_4_1_and_in_any_wrapper_fit(files, tmp_path, prefix):
+    network = files("test_resnet")[1]
+    state = {prefix + k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    ours, notes = started("test_resnet", tmp_path / "w.pt")
+    assert "head: kept" in notes[1] or prefix == "model.backbone."
+    body = ours.backbone.state_dict()
+    assert all(torch.equal(body[k], v) for k, v in network.state_dict().items() if k in body and "batches" not in k)
+
+
+def test_of_a_checkpoint_of_timm_the_averaged_weights_are_taken(files, tmp_path):
+    state = files(SMALL)[1].state_dict()
+    averaged = {k: v / 2 for k, v in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": averaged, "args": Namespace(lr=1.0)}, tmp_path / "w.pt")
+    network, notes = started(SMALL, tmp_path / "w.pt")
+    assert torch.equal(network.head.weight, averaged["classifier.weight"])
+    assert "averaged" in notes[0] and "state_dict_ema" in notes[0]
 
 
 class Evil:

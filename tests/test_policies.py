@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from timm.layers import ScaledStdConv2d
@@ -18,9 +20,11 @@ from src import lowrank
 from src.callbacks.ema import EMA
 from src.contracts import ConfigError
 from src.factory import make
+from src.finetune.attention import Attention
 from src.finetune.policy import groups
 from src.models.network import Network
 from src.models.saved import load_model, save_model
+from src.models.stages import family
 from tests.nets import SWIN, awake
 from tests.yamls import node
 
@@ -73,6 +77,29 @@ def asked(net: Network, policy: str, pattern: str = "") -> set[str]:
         "attention": lambda: {n for n in names if ".attn." in n},
         "stage": lambda: {n for n in names if re.match(rf"({pattern})\.", n)},
     }[policy]()
+
+
+@pytest.mark.parametrize(
+    "name, layers",
+    {
+        "xcit_nano_12_p16_224": [r"blocks\.\d+\.attn", r"cls_attn_blocks\.\d+\.attn"],
+        "cait_xxs24_224": [r"blocks\.\d+\.attn", r"blocks_token_only\.\d+\.attn"],
+    }.items(),
+)
+def test_attention_layers_of_all_names_are_found_and_no_whole_blocks(name, layers):
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=0)
+    policy = Attention()
+    policy.prepare(SimpleNamespace(backbone=net), 0)
+    assert all(any(re.fullmatch(rf"backbone\.{layer}\.", found) for layer in layers) for found in policy.layers)
+    assert {layer for layer in layers for found in policy.layers if re.fullmatch(rf"backbone\.{layer}\.", found)} == {
+        *layers
+    }
+
+
+def test_a_network_with_batchnorm_that_pools_by_attention_is_of_that_family():
+    with torch.device("meta"):
+        assert family(timm.create_model("resnet50_clip", num_classes=0)) == "batchnorm"
 
 
 @pytest.mark.parametrize("name", STAGES)

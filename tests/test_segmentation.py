@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
+from torchvision.transforms import v2
 
 from src import check, folder
-from src.contracts import ConfigError, DataError, Split
+from src.contracts import ConfigError, DataError, InputSpec, Split
 from src.data import masks
 from src.data.cache import copies
 from src.data.table import table
@@ -141,7 +142,7 @@ def source(root: Path, **options):
 def test_a_mask_moves_with_its_image(root):
     """The image of the truth itself: after any crop, mirror and resize both still say the same."""
     spec = timm_backbone("test_byobnet.glyphs").spec
-    spec = type(spec)((48, 48), 1, (0.5,), (0.5,), "nearest", 1.0)
+    spec = type(spec)((48, 48), 1, (0.5,), (0.5,), "nearest-exact", 1.0)
     mask = torch.from_numpy(truth(root, "007.png"))[None]
     for scale in ((0.3, 1.0), None):
         augment = Augment(spec, scale=scale, flip=0.5)
@@ -152,6 +153,20 @@ def test_a_mask_moves_with_its_image(root):
             assert both.shape == (2, 48, 48) and (both[0] // 100 == both[1]).all()
             seen.add(both.numpy().tobytes())
         assert len(seen) > 1
+
+
+def test_training_makes_masks_smaller_about_the_same_centres_as_their_images():
+    """A ramp is its own mask: what is taken of it is, on average, what is seen. The images are torchvision's."""
+    spec = InputSpec((64, 64), 1, (0.5,), (0.5,), "bilinear", 1.0)
+    ramp = torch.arange(256, dtype=torch.uint8).repeat(1, 256, 1)
+    for scale, by in (((0.5, 1.0), v2.RandomResizedCrop(64, (0.5, 1.0))), (None, v2.Resize((64, 64)))):
+        for seed in range(4):
+            torch.manual_seed(seed)
+            image, mask = Augment(spec, scale=scale, flip=0)(ramp, ramp)
+            torch.manual_seed(seed)
+            assert torch.equal(image, by(ramp)[0])
+            step = (float(image[32, 48]) - float(image[32, 16])) / 32
+            assert abs(float((mask.float() - image.float())[:, 4:-4].mean())) / step < 0.2
 
 
 def test_the_cache_keeps_masks_beside_their_images(root, tmp_path):
@@ -230,6 +245,18 @@ def test_masks_of_16_bits_in_any_order_of_bytes_are_read_as_they_are_and_parts_o
     Image.fromarray((array / 2).astype("<f4")).save(tmp_path / "m.tif")
     with pytest.raises(DataError, match="no whole numbers"):
         labels("m.tif")
+
+
+def test_numbers_are_not_read_from_colours(tmp_path):
+    read = masks.reader(tmp_path, Masks(values={"a": 0, "b": 1}), ("a", "b"))
+    grey = np.array([[0, 1]], np.uint8)[:, :, None].repeat(3, 2)
+    Image.fromarray(grey).save(tmp_path / "m.png")
+    assert read("m.png").tolist() == [[[0, 1]]]
+    grey[:, :, 1:] = 0  # the class in the red channel
+    for mode in ("RGB", "RGBA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / "m.png")
+        with pytest.raises(DataError, match=r"\[1, 0, 0\].*one channel"):
+            read("m.png")
 
 
 def test_a_palette_is_read_by_its_numbers(tmp_path):

@@ -402,6 +402,31 @@ def test_masks_are_a_column_beside_the_images(shapes, tmp_path):
     assert "line 5.0 %" in masks.check(source, 100).notes[-1]
 
 
+@pytest.mark.parametrize("kind", ["png", "npy"])
+def test_images_of_16_bits_that_use_few_are_told(tmp_path, kind):
+    root = tmp_path / "root"
+    for top in (4095, 60_000):
+        for i in range(12):
+            (folder_of := root / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            array = np.linspace(0, top - i, 64).reshape(8, 8).astype(np.uint16)
+            if kind == "npy":
+                np.save(folder_of / f"{i}.npy", array[:, :, None])
+            else:
+                Image.fromarray(array).save(folder_of / f"{i}.png")
+        notes = scan(folder(root), 1, "error", tmp_path / "cache").notes
+        assert any("4095" in note and "65535" in note for note in notes) == (top == 4095)
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg"])
+def test_the_size_of_a_turned_image_is_that_of_its_pixels(tmp_path, turn, kind):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (20, 10)).save(tmp_path / f"a.{kind}", exif=exif)
+    height, width = read(tmp_path / f"a.{kind}", 3).shape[1:]
+    assert size_of(tmp_path / f"a.{kind}") == (width, height)
+
+
 # torchvision
 
 
@@ -447,6 +472,15 @@ def test_data_sets_of_torchvision_are_read_from_the_disk(shapes, truth, tmp_path
     raw.write_bytes(struct.pack(">2i", 2049, 10) + bytes([1] * 10))
     changed = torchvision(tmp_path / "root", tmp_path / "cache", "MNIST", val_size=0.2)
     assert set(changed.splits["test"].targets) == {1}
+
+
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    from src.data.torchvision import _names
+
+    class Named:
+        classes = [("crane", "bird"), "crane", "cat", "crane"]
+
+    assert _names(Named) == ["crane bird", "crane 1", "cat", "crane 3"]
 
 
 def test_what_torchvision_cannot_give_is_said(shapes, tmp_path):

@@ -268,6 +268,27 @@ def test_folds_are_merged_into_one_prediction_an_image(zygote, tmp_path, task):
 DRAW = torch.Generator().manual_seed(0)
 
 
+@pytest.mark.parametrize("mark", [" ", ",", ";", ", "])
+def test_labels_joined_by_another_mark_are_not_taken_for_classes(mark):
+    joined = [mark.join(parts) for parts in ("ab", "bc", "ac", "abc", "a")]
+    with pytest.raises(DataError, match="no cell of train has the separator '|'.*(?s:.*)task.separator="):
+        ManyClasses().classes("t.csv", {"train": [(cell,) for cell in joined]})
+    assert ManyClasses(separator=mark).classes("t.csv", {"train": [(cell,) for cell in joined]}) == ("a", "b", "c")
+
+
+def test_lists_are_not_taken_for_classes():
+    with pytest.raises(DataError, match="each is a list.*(?s:.*)Write the labels alone"):
+        ManyClasses().classes("t.csv", {"train": [("['a', 'b']",), ("['a']",), ("[]",), ("",)]})
+
+
+def test_names_of_several_words_are_classes():
+    bears = ["polar bear", "brown bear", "bear", "arctic fox", "polar fox"]
+    grid = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("car", "bus", "van")]
+    synonyms = ["skunk, polecat", "polecat, fitch, Mustela", "missile", "projectile, missile"]
+    for names in (bears, grid, synonyms):
+        assert ManyClasses().classes("t.csv", {"train": [(name,) for name in names]}) == tuple(sorted(names))
+
+
 def test_average_precision_is_scikit_learns_with_ties_and_without_positives():
     logits = torch.randint(0, 6, (80, 4), generator=DRAW).float()
     target = (torch.rand(80, 4, generator=DRAW) < 0.3).float()
@@ -297,9 +318,10 @@ def test_all_metrics_of_several_labels_are_of_the_split_not_of_its_batches():
         assert said[f"map_{kind}"] == pytest.approx(sk.average_precision_score(target, logits, average=kind))
 
 
-def test_a_class_without_images_does_not_count_in_the_macro_f1():
-    logits, target = torch.tensor([[2.0, 2.0], [-2.0, -2.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert float(multilabel.f1(logits, target, (0.5, 0.5), macro=True)) == 1.0
+def test_a_label_counts_in_the_macro_f1_where_it_is_said_or_there():
+    logits, target = torch.tensor([[2.0, 2.0, -2.0], [-2.0, -2.0, -2.0]]), torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    expected = sk.f1_score(target, logits > 0, average="macro", zero_division=np.nan)
+    assert float(multilabel.f1(logits, target, (0.5,) * 3, macro=True)) == pytest.approx(expected) == 0.5
 
 
 def test_a_threshold_is_where_f1_is_best():
@@ -315,12 +337,57 @@ def test_a_threshold_is_where_f1_is_best():
     assert sk.f1_score(target.ravel(), p.ravel() > common) == pytest.approx(best)
 
 
+def test_the_threshold_of_a_probability_near_0_or_1_still_tells_labels_apart():
+    order = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    for middle in (-12.0, 12.0):
+        logits, target = (middle + order).float(), (order > 0).float()
+        cut = multilabel.tune(logits, target)["thresholds"]
+        assert float(multilabel.f1(logits, target, cut, macro=True)) == 1.0
+
+
+def test_a_closing_head_suits_labels_of_which_most_have_no_image():
+    x = torch.randn(60, 8, generator=DRAW)
+    target = torch.zeros(60, 9)
+    target[:, :2] = (x[:, :2] > 0).float()
+    weight, bias = multilabel.close(x, target, slice(0, 8))
+    assert float(multilabel.nll(x @ weight.T + bias, target).mean()) < 0.3
+    trained = torch.randn(9, 8, generator=DRAW), torch.zeros(9)
+    for weights in multilabel.weigh(trained, (weight, bias), x, target).values():
+        found = multilabel.mix(trained, (weight, bias), weights, target)
+        assert float(multilabel.nll(x @ found[0].T + found[1], target).mean()) < 5
+
+
+def test_heads_are_weighed_by_one_image_too():
+    x, target = torch.randn(30, 4, generator=DRAW), (torch.rand(30, 3, generator=DRAW) < 0.5).float()
+    trained, closing = (torch.randn(3, 4, generator=DRAW), torch.zeros(3)), multilabel.close(x, target, slice(0, 4))
+    found = multilabel.weigh(trained, closing, x[:1], target[:1])
+    assert all(0 <= part < 30 for pair in found.values() for part in pair)
+
+
+def test_how_many_levels_are_right_is_told_of_the_answer_that_is_given():
+    logits = torch.tensor([[0.4, 0.0, 0.35, 0.25], [0.1, 0.8, 0.1, 0.0]]).clamp(min=1e-9).log()
+    target = torch.tensor([1, 1])  # the mean of the first is 1.45, though 0 is its likeliest
+    task = make(node("task", "ordinal"))(classes=tuple("abcd"))
+    assert [row["prediction"] for row in task.decode(logits)] == ["b", "b"]
+    metrics = task.metrics()
+    metrics.update(logits, target)
+    assert float(metrics.compute()["acc"]) == 1.0
+
+
 def test_kappa_is_scikit_learns_quadratic_one():
     logits, target = torch.randn(100, 5, generator=DRAW) * 3, torch.randint(0, 5, (100,), generator=DRAW)
     ours = float(ordinal.kappa(logits, target))
     level = ordinal.level(logits)
     assert ours == pytest.approx(sk.cohen_kappa_score(level, target, weights="quadratic"))
     assert float(ordinal.kappa(logits[:1].expand(4, 5), target[:1].expand(4))) == 0.0
+
+
+@pytest.mark.parametrize("target", [[2.1, 2.1, 2.1], [2.1]])
+def test_what_is_explained_of_a_number_that_is_always_the_same_is_as_in_scikit_learn(target):
+    true = torch.tensor(target)[:, None]
+    assert float(regression.r2(true, true)) == 1 and float(regression.r2(true + 1, true)) == 0
+    if len(true) > 1:
+        assert sk.r2_score(true, true) == 1 and sk.r2_score(true, true + 1) == 0
 
 
 def test_numbers_are_measured_as_scikit_learn_does():

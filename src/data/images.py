@@ -84,10 +84,23 @@ def size_of(path: File) -> tuple[int, int] | None:
             height, width = _array(path).shape[:2]
             return width, height
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # Pillow turns it
             return (image.height, image.width) if turned else image.size
     except Exception:  # Pillow's decoders raise nearly every type on damaged input; `read` says what is wrong
         return None
+
+
+def brightest(path: File) -> int | None:
+    """The largest value of an image of 16 bits; None of others, and of one that cannot be read."""
+    try:
+        if path.suffix.lower() == ".npy":
+            array = _array(path)
+        else:
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                array = np.asarray(image) if image.mode.startswith("I") else np.empty(0, np.uint8)
+    except Exception:  # as in `size_of`
+        return None
+    return int(array.max()) if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.size else None
 
 
 def _decode(path: File, channels: int, small: bool = False) -> np.ndarray:

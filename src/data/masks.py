@@ -68,13 +68,24 @@ def pixels(file: File, channels: int) -> np.ndarray:
     """(H, W, channels) int64. The colours of a palette are only its colours: a number is its place in it."""
     try:
         with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
-            plain = image if image.mode in ("L", "P", "1") or image.mode.startswith(("I", "F")) else image.convert("L")
-            array = np.array(image.convert("RGB") if channels == 3 else plain)
+            plain = image.mode in ("L", "P", "1") or image.mode.startswith(("I", "F"))
+            array = np.array(image if plain and channels == 1 else image.convert("RGB"))
+            array = array if plain or channels == 3 else _grey(array)
             if not (array == array.astype(np.int64)).all():
                 raise ValueError("its values are no whole numbers")
             return array.astype(np.int64).reshape(image.height, image.width, channels)
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged input
         raise DataError(f"{file.name}: the mask cannot be read ({error})") from None
+
+
+def _grey(array: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W); a number that is in one channel alone would be mixed with the others."""
+    if len(coloured := array[(array != array[:, :, :1]).any(2)]):
+        raise ValueError(
+            f"task.labels.values are numbers, but it has colours such as {coloured[0].tolist()}; "
+            "give each class its colour [r,g,b], or save the mask as one channel"
+        )
+    return array[:, :, 0]
 
 
 def painted(found: torch.Tensor, values: list[Any]) -> Image.Image:

@@ -36,6 +36,8 @@ class Places:
             return "a link that leads out of data.root; copy the file into it"
         if name in found[0]:
             return ""
+        if "\\" in path:
+            return "no such file in data.root; write / between folders, not \\"
         end = self.endings(where).get(name)
         almost = f", but with {end} there is (set data.suffix={end})" if end else ""
         return f"no such file in data.root{almost}"

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from src import buffers
 from src.contracts import ConfigError, DataError, Root, Source
-from src.data.images import probe
+from src.data.images import brightest, probe
 
+BRIGHT = 32  # images of which it is asked how bright they are
 HASHED = 10_000  # rows that go into a fingerprint at a time, which depends on it
 
 
@@ -47,7 +48,18 @@ def scan(source: Source, channels: int, bad_images: str, cache: Path, limit: int
             "Replace or remove them, or set data.bad_images=skip to leave them out."
         )
     source = _without(source, bad) if bad else source
-    return replace(source, notes=(*source.notes, *notes))
+    return replace(source, notes=(*source.notes, *notes, *_dark(source)))
+
+
+def _dark(source: Source) -> list[str]:
+    """A note where images of 16 bits hold values of 8 or 12."""
+    found = [brightest(source.root / source.splits[name].paths[i]) for name, i in places(source, BRIGHT)]
+    known = [top for top in found if top is not None]
+    told = (
+        f"The values of {len(known)} images of 16 bits that were looked at end at {max(known, default=0)} of 65535: as"
+    )
+    dark = known and max(known) < 65535 / 4
+    return [f"{told} they are, the network sees them almost black. Multiply them to fill the range."] if dark else []
 
 
 def places(source: Source, limit: int) -> list[tuple[str, int]]:

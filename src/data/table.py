@@ -28,6 +28,7 @@ from src.data.strata import blocks
 from src.labels import Labels, OneClass
 from src.names import shorten
 
+_NOTHING = frozenset({"na", "n/a", "<na>", "none", "null"})  # as some write a missing value
 SIZED = 100_000  # images whose sizes are asked for split.csv
 
 
@@ -90,7 +91,14 @@ def table(
         found, notes, faults = found | tested, notes + more, faults + wrong
     if faults:
         raise DataError("\n".join(faults))
-    return assemble(root, found, labels, how, notes=notes)
+    source = assemble(root, found, labels, how, notes=notes)
+    return replace(source, notes=(*source.notes, *_missing(source.classes)))
+
+
+def _missing(classes: Sequence[str]) -> list[str]:
+    found = [name for name in classes if name.lower() in _NOTHING]
+    told = f"{shorten(found)}: taken for a class (Namibia's code is NA). Where it says that nothing is known, leave the"
+    return [f"{told} cell empty, or the row out."] if found else []
 
 
 def _file(root: Path, key: str, name: str | Path) -> Path:
@@ -146,6 +154,7 @@ def rows(file: Path, labels: Labels | None = None) -> Iterator[tuple[int, list[s
         yield from parquet.rows(file, getattr(labels, "separator", "|"))
         return
     try:
+        csv.field_size_limit(2**31 - 1)  # of a cell; 131,072 would be too few for some polygons beside a label
         with open(file, newline="", encoding="utf-8-sig") as lines:
             first = lines.readline()
             lines.seek(0)

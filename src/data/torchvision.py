@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def _images(splits: Mapping[str, Any], dataset: str) -> Iterator[tuple[str, Imag
 
 def _names(pairs: Any) -> list[str]:
     found = getattr(pairs, "classes", None) or getattr(pairs, "categories", None) or ()
-    return [name if isinstance(name, str) else " ".join(map(str, name)) for name in found]
+    names = [name if isinstance(name, str) else " ".join(map(str, name)) for name in found]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} {i}" for i, name in enumerate(names)]  # ImageNet has two cranes
 
 
 def _name(names: list[str], label: int) -> str:

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from src.contracts import ConfigError, InputSpec
 
+SLIVER = 8  # times its place in the centre that an image may be long; what is beyond is cut off first
 RESIZE = ("crop", "squash", "pad")
 GEOMETRIC = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # torchvision's names
 
@@ -33,6 +34,9 @@ def evaluation(spec: InputSpec, resize: str = "crop") -> Callable[[torch.Tensor]
             return F.resize(image, [height, width], mode, antialias=True)
         if resize == "crop":
             scale = max(math.floor(height / spec.crop) / h, math.floor(width / spec.crop) / w)
+            if max(h * scale / height, w * scale / width) > SLIVER:  # or a line of 2,000 pixels costs 1.6 GB
+                h, w = min(h, math.ceil(SLIVER * height / scale)), min(w, math.ceil(SLIVER * width / scale))
+                image = F.center_crop(image, [h, w])
             larger = [max(round(h * scale), height), max(round(w * scale), width)]
             return F.center_crop(F.resize(image, larger, mode, antialias=True), [height, width])
         scale = min(height / h, width / w)
@@ -81,7 +85,7 @@ class Augment:
         steps: list[Callable] = [evaluation(spec, resize or "squash")]
         if scale is not None:
             steps = [partial(_cut, spec.size, tuple(scale), tuple(ratio), mode, resize == "squash")]
-        self.whole = v2.Resize(spec.size, mode, antialias=True) if scale is None else steps[0]
+        self.whole = partial(_resized, spec.size, mode) if scale is None else steps[0]
         steps += [v2.RandomHorizontalFlip(flip)] if flip else []
         steps += [policy] if policy is not None else []
         steps += [v2.RandomErasing(erase, value=[round(255 * m) for m in spec.mean])] if erase else []
@@ -90,8 +94,9 @@ class Augment:
     def __call__(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """mask (1, h, w): moves as the image does, by whole pixels, and comes back as its last channel."""
         if mask is not None:
+            image, mask = self.whole(image, mask)
             both = tv_tensors.Image(image), tv_tensors.Mask(mask)
-            for step in (self.whole, *self.steps[1:]):
+            for step in self.steps[1:]:
                 both = step(*both)
             return torch.cat([part.as_subclass(torch.Tensor) for part in both])
         for step in self.steps:
@@ -110,8 +115,17 @@ def _cut(
     """Where elongated images are squashed to be tested, a crop of their own shape is; one of 4 : 3 at the most would
     never show the whole of them, nor show it as it will be tested."""
     aspect = both[0].shape[-1] / both[0].shape[-2] if squashed else 1.0
-    crop = v2.RandomResizedCrop(size, scale, (ratio[0] * aspect, ratio[1] * aspect), mode, antialias=True)
-    return crop(*both)
+    crop = v2.RandomResizedCrop(size, scale, (ratio[0] * aspect, ratio[1] * aspect))
+    box = crop.make_params([both[0]])
+    return _resized(size, mode, *(F.crop(part, **box) for part in both))
+
+
+def _resized(
+    size: tuple[int, int], mode: InterpolationMode, image: torch.Tensor, mask: torch.Tensor | None = None
+) -> Any:
+    """torchvision itself would take of a mask the corners of pixels, half of one beside those of its image."""
+    view = F.resize(image, list(size), mode, antialias=True)
+    return view if mask is None else (view, F.resize(mask, list(size), InterpolationMode.NEAREST_EXACT))
 
 
 def colourless(policy: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from src.contracts import ConfigError
 from src.finetune.policy import Place, Policy
+
+# What timm calls them; SplitAttn and SelectiveKernelAttn, say, are convolutions that are weighed.
+ATTENDS = re.compile(
+    "ttention|(Class|Head|Covariance|Sample|Grouped|Halo|Bottleneck)Attn|^FactorAttn|^(XCA|GPSA|MHSA)$"
+)
 
 
 class Attention(Policy):
@@ -18,7 +24,7 @@ class Attention(Policy):
 
     def prepare(self, network: Any, seed: int) -> None:
         modules = dict(network.backbone.named_modules())
-        named = [name for name, module in modules.items() if "ttention" in type(module).__name__]
+        named = [name for name, module in modules.items() if ATTENDS.search(type(module).__name__)]
         inner = [name for name in named if not any(other.startswith(f"{name}.") for other in named)]  # no whole blocks
         self.layers = tuple(f"backbone.{name}." for name in inner)
         if not self.layers:

@@ -97,7 +97,8 @@ def _pooled(stage: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Te
 def family(net: torch.nn.Module) -> str:
     """batchnorm | attention | other: what sets apart how networks are fine-tuned. A hybrid with attention trains as
     a transformer does."""
-    if any("ttention" in type(module).__name__ for module in net.modules()):
+    kinds = {type(module).__name__ for module in net.modules()}
+    if any("ttention" in kind and "Pool" not in kind for kind in kinds):  # CLIP's ResNets pool by attention alone
         return "attention"
     batch = any(isinstance(module, _BatchNorm) for module in net.modules())
     return "batchnorm" if batch else "other"

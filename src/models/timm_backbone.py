@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def timm_backbone(
     architecture, file = known(name, pretrained, weights)
     stated = read_spec(file) if file else None
     channels = in_chans or (stated.channels if stated else 3)
-    options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate}
+    options: dict = {"num_classes": 0, "in_chans": channels, "drop_path_rate": drop_path_rate, "drop_rate": 0.0}
     options |= {"dynamic_img_size": True} if dynamic else {}
     size = (image_size, image_size) if image_size else stated.size if stated else None
     if size and _fixed_size(architecture):
@@ -130,8 +131,9 @@ def _create(architecture: str, download: bool, options: dict) -> Any:
     try:
         return timm.create_model(architecture, pretrained=download, **options)
     except TypeError as error:  # an option that this architecture does not know
-        if options.get("drop_path_rate") == 0:  # 0 must be said where it is known: timm's own for swin is 0.1
-            return _create(architecture, download, {k: v for k, v in options.items() if k != "drop_path_rate"})
+        for word in ("drop_path_rate", "drop_rate"):  # 0 must be said where it is known: timm's own for swin is 0.1
+            if options.get(word) == 0 and f"'{word}'" in str(error):
+                return _create(architecture, download, {k: v for k, v in options.items() if k != word})
         raise ConfigError(
             f"model.name={architecture} was asked for {options}; timm answered: {error}.\n"
             "Leave out the option that this architecture does not have (for example model.drop_path_rate)."
@@ -187,7 +189,8 @@ def _convert(state: dict[str, torch.Tensor], net: Any, channels: int) -> dict[st
     if rename is not None and any(k not in known or known[k].shape != v.shape for k, v in state.items()):
         with warnings.catch_warnings():  # what torch says of how timm 1.0.31 resamples the tables of a swin
             warnings.filterwarnings("ignore", r"torch\.searchsorted\(\)|Using a non-tuple sequence", UserWarning)
-            state = dict(rename(state, net))
+            with suppress(Exception):  # on names it does not know; the table of what does not fit tells them
+                state = dict(rename(dict(state), net))
     for conv in _names(cfg.get("first_conv")):
         weight = state.get(f"{conv}.weight")
         if weight is not None and weight.ndim == 4 and weight.shape[1] != channels:

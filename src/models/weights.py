@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.serialization import safe_globals
 
 from src.contracts import ConfigError, InputSpec
 
 CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.", "head_dist.", "last_linear.")
+WRAPPERS = ("module.", "network.", "model.", "_orig_mod.")  # of DDP, ours, of Lightning modules, of torch.compile
 
 
 def shipped(name: str) -> Path | None:
@@ -42,21 +45,35 @@ def spec_from_dict(said: Mapping[str, Any]) -> InputSpec:
 
 def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file or a plain state dict. Pickled objects are refused, never executed."""
-    path = Path(file)
+    return _read(Path(file))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """-> state, what is to be said of where in the file it was."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return _bare(load_file(path)), ""
+        with safe_globals([Namespace]):  # plain values, the words of timm's own training
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise unreadable(path, error) from error
-    for wrapper in ("state_dict", "model", "model_state"):
+    said = ""
+    for wrapper in ("state_dict_ema", "state_dict", "model", "model_state"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
+            state, said = state[wrapper], ", the averaged ones: state_dict_ema" if wrapper.endswith("ema") else said
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise ConfigError(f"model.weights={path}: this is not a state dict (parameter name -> tensor).")
-    return {k.removeprefix("module.").removeprefix("network."): v for k, v in state.items()}
+    return _bare({k.removeprefix("module.").removeprefix("network."): v for k, v in state.items()}), said
+
+
+def _bare(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the names of what a network was wrapped in, where all its tensors have them."""
+    for prefix in WRAPPERS:
+        if state and all(k.startswith(prefix) for k in state):
+            return _bare({k.removeprefix(prefix): v for k, v in state.items()})
+    return state
 
 
 def unreadable(path: str | Path, error: Exception) -> ConfigError:
@@ -74,7 +91,7 @@ def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = 
 
     Returns what was decided, one sentence each. Raises ConfigError with a table of everything else that differs.
     """
-    state = read_state(file)
+    state, said = _read(Path(file))
     if not any(k.startswith("backbone.") for k in state):
         state = _from_classifier(state, network)
     body = convert({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
@@ -93,7 +110,7 @@ def load_weights(network: Any, file: Path, convert: Callable, keep_head: bool = 
     network.load_state_dict(kept, strict=fits)
     outputs = network.outputs
     note = f"head: kept, the weights have {outputs} outputs too" if fits else _head_note(state, outputs)
-    return [f"weights: {file} ({len(kept)} tensors{two})", note]
+    return [f"weights: {file} ({len(kept)} tensors{said}{two})", note]
 
 
 def _from_classifier(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
@@ -118,6 +135,7 @@ def _head_note(state: Mapping[str, torch.Tensor], outputs: int) -> str:
 
 def _refuse_differences(own: Mapping, found: Mapping, allowed: list[str], file: Path) -> None:
     missing = [k for k in own if k not in found and k not in allowed]
+    missing = [k for k in missing if not k.endswith(".num_batches_tracked")]  # torch knows it since 0.4.1
     unexpected = [k for k in found if k not in own]
     shapes = [k for k in found if k in own and found[k].shape != own[k].shape]
     if not (missing or unexpected or shapes):

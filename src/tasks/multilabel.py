@@ -47,11 +47,11 @@ def map_micro(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def f1(logits: torch.Tensor, target: torch.Tensor, thresholds: Sequence[float], macro: bool) -> torch.Tensor:
-    taken = logits.sigmoid() > torch.tensor(thresholds, device=logits.device)
+    taken = logits.float().sigmoid() > torch.tensor(thresholds, dtype=torch.float64, device=logits.device)
     hit, said, there = ((a.float()).sum(0) for a in (taken & (target > 0), taken, target > 0))
     if not macro:
         return 2 * hit.sum() / (said.sum() + there.sum()).clamp(min=1)
-    return (2 * hit / (said + there).clamp(min=1))[there > 0].mean()
+    return (2 * hit / (said + there))[said + there > 0].mean()  # one that is neither tells nothing
 
 
 def nll(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def _log_odds(target: torch.Tensor) -> torch.Tensor:
 
 def _calibration(logits: torch.Tensor, target: torch.Tensor) -> tuple[float, torch.Tensor]:
     """One factor for all classes and a shift for each (Platt 1999), that minimise the cross-entropy."""
-    size = logits.std(0).median().clamp(min=1e-6)
+    [size] = _sizes(logits)
     log_factor = torch.zeros((), requires_grad=True)
     shift = _log_odds(target).requires_grad_()
     inner = (logits - logits.mean(0)) / size
@@ -124,6 +124,13 @@ def _calibration(logits: torch.Tensor, target: torch.Tensor) -> tuple[float, tor
     return factor, shift.detach() - factor * logits.mean(0)
 
 
+def _sizes(*logits: torch.Tensor) -> torch.Tensor:
+    """The usual deviation in each, of the labels that vary in all; 1 where none does, as of a single image."""
+    spread = torch.stack([found.std(0, correction=0) for found in logits])
+    varied = spread[:, (spread > 1e-6).all(0)]
+    return varied.median(1).values if varied.shape[1] else torch.ones(len(logits))
+
+
 def close(x: torch.Tensor, target: torch.Tensor, column: slice) -> Affine:
     inner = x[:, column]
     head = ridge(inner, target, (CLOSING,))[f"ridge {CLOSING:g}"]
@@ -132,7 +139,7 @@ def close(x: torch.Tensor, target: torch.Tensor, column: slice) -> Affine:
 
 def weigh(trained: Affine, closing: Affine, x: torch.Tensor, target: torch.Tensor) -> dict[str, Weights]:
     """Both at one size about their means, then as sure as x, images of val, allow."""
-    first, second = (1 / float((x @ w.T + b).std(0).median().clamp(min=1e-6)) for w, b in (trained, closing))
+    first, second = (1 / _sizes(*(x @ w.T + b for w, b in (trained, closing)))).tolist()
     found = {"": (1.0, 0.0), "closing": (0.0, second), "blend": (first, second)}
     for name in ("closing", "blend"):
         weight, bias = summed(trained, closing, found[name])
@@ -154,7 +161,7 @@ def tune(logits: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
     p, there = logits.float().sigmoid(), target > 0
     common = threshold.f1(p.reshape(-1), there.reshape(-1))
     own = [threshold.f1(p[:, c], there[:, c]) if there[:, c].sum() >= ENOUGH else common for c in range(p.shape[1])]
-    return {"thresholds": [round(t, 4) for t in own]}
+    return {"thresholds": own}  # of rare labels all probabilities may be within a rounding
 
 
 def multilabel(classes: tuple[str, ...], monitor: str, mode: str, separator: str, targets: Any = None) -> Task:

@@ -32,6 +32,10 @@ def distance(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (level(logits) - target).abs().float()
 
 
+def right(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (level(logits) == target).float()
+
+
 def constant(target: torch.Tensor, classes: int) -> torch.Tensor:
     """All for the level nearest to the mean."""
     logits = torch.full((classes,), -20.0)
@@ -45,14 +49,13 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
     def metrics() -> Any:
         # imported here, since predicting needs no metrics
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy
 
         from src.tasks.metrics import Mean, Whole
 
         found = {
             "qwk": Whole(kappa),
             "mae": Mean(distance),
-            "acc": MulticlassAccuracy(n, average="micro", validate_args=False),
+            "acc": Mean(right),
             "nll": Mean(nll),
         }
         return MetricCollection(found, compute_groups=False)
@@ -69,7 +72,7 @@ def ordinal(classes: tuple[str, ...], monitor: str, mode: str, targets: Any = No
         mode=mode,
         metrics=metrics,
         decode=decode,
-        scores={"val/mae": distance, "val/nll": nll}.get(monitor),
+        scores={"val/mae": distance, "val/acc": right, "val/nll": nll}.get(monitor),
         score=kappa if monitor == "val/qwk" else None,
         skill=kappa,
         constant=partial(constant, classes=n),

@@ -32,10 +32,12 @@ def rmse(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def r2(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The part of the variance that is explained, the mean over the numbers; 0 is the mean of these images."""
+    """The part of the variance that is explained, the mean over the numbers; 0 is the mean of these images. Of a number
+    that is always the same, 1 where it is said exactly, else 0."""
     found, target = found.double(), target.double()
-    around = (target - target.mean(0)).square().sum(0)
-    return (1 - (found - target).square().sum(0) / around.clamp(min=1e-30)).mean()
+    error, around = ((target - by).square().sum(0) for by in (found, target.mean(0)))
+    same = (target == target[:1]).all(0)
+    return torch.where(same, (error == 0).double(), 1 - error / around).mean()
 
 
 def solve(
