@@ -14,7 +14,7 @@ from src.data.transforms import evaluation
 from src.models.saved import load_model
 from src.tasks.multiclass import multiclass
 from tests import made
-from tests.conftest import NO_REPORT, ROOT, free_port
+from tests.conftest import ROOT, free_port
 from tests.test_combined import grouped
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,8 @@ def test_the_test_metrics_are_those_of_one_process(run, shapes):
 def test_a_probe_that_is_solved_again_is_solved_by_all_ranks(zygote, shapes, tmp_path):
     from tests.test_auto import words
 
-    said = ["recipe=probe", "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.3", NO_REPORT]
+    said = ["recipe=probe", "trainer=ddp", "trainer.devices=2", "trainer.strategy.timeout.minutes=0.3"]
+    said += ["stages=[probe,select,test]"]
     assert zygote.run(*words(shapes, tmp_path, *said, f"run_dir={tmp_path / 'run'}"), ranks=2) == 0, zygote.screen
     assert json.loads((tmp_path / "run" / "model" / "model.json").read_text())["chosen"]["solved_again"] is True
 

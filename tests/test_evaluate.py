@@ -141,7 +141,7 @@ def test_adversarial_training_withstands_attacks_that_undo_a_plain_model(zygote,
     accuracy = {}
     for name, more in (("plain", []), ("pgd", ["adversary=pgd", "adversary.eps=16/255", "adversary.steps=3"])):
         words = [
-            "recipe=off", "trainer.max_epochs=2", "select=last", "logger=[]", f"run_dir={tmp_path / name}",
+            "recipe=off", "trainer.max_epochs=3", "select=last", "logger=[]", f"run_dir={tmp_path / name}",
             f"paths.cache={tmp_path / 'cache'}", "trainer.accelerator=cpu", "robustness=attacks", *more,
             "robustness.eps=[16/255]", "robustness.images=100", "robustness.iterations=5", "robustness.queries=5",
         ]  # fmt: skip

@@ -341,7 +341,8 @@ def choice(right: dict[str, list[int]], mode: str = "max") -> str:
                 name, (torch.zeros(2, 1), torch.zeros(2)), logits, target, torch.arange(len(target)), (1.0, 0.0), None
             )
         )
-    return choose(SimpleNamespace(task=task), made).name
+    source = SimpleNamespace(splits={"val": SimpleNamespace(groups=None)})
+    return choose(SimpleNamespace(task=task, source=source), made).name
 
 
 def test_the_first_candidate_is_left_only_for_a_gain_beyond_two_standard_errors():

@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_after_it_was_planned_anew_resumes_to_the_same_bit(
     for step, rate in rates(runs[0])[begun:]:
         before = dict(rates(runs[0]))[step - 1]
         assert rate <= before, step
-    assert rates(runs[0])[-1][1] < 0.2 * max(rate for _, rate in rates(runs[0]))
+    assert rates(runs[0])[-1][1] < 0.3 * max(rate for _, rate in rates(runs[0]))
     said = json.loads((runs[0] / "run.json").read_text())
     assert said["replanned"] == [{"update": begun, "was": {"trainer.max_epochs": 3}, "asked": {
         "trainer.max_epochs": epochs}}] and said["state"] == "finished"  # fmt: skip
