@@ -14,9 +14,12 @@ AFTER = 6.0  # seconds that the stages behind the fit take for their own sake
 AGAIN = 2.0  # seconds that it takes to go on with a fit
 
 
-def epochs(facts: Facts) -> tuple[int, str]:
+def epochs(facts: Facts, size: int | None, trainer: Mapping[str, Any]) -> tuple[int, str]:
     """Few images are seen often: E ~ N^-0.42, between BiT's 500 to 20,000 steps (Kolesnikov et al. 2020) and VTAB's
-    100 epochs of 1,000 images. A CPU, a hundred times slower, gets a third of it."""
+    100 epochs of 1,000 images. A CPU, a hundred times slower, gets a third of it. size: of a batch that was said."""
+    if (steps := trainer["max_steps"] or -1) > 0:
+        each = _updates(facts, size or batch_size(facts, None, trainer)[0], trainer)
+        return math.ceil(steps / each), f"in the last of them trainer.max_steps={steps} ends the fit"
     most, factor = (100, 1600) if facts.device != "cpu" else (60, 500)
     found = max(5, min(most, round(factor * facts.images**-0.42)))
     where = "" if facts.device != "cpu" else ", on a CPU; a GPU would take up to three times as many"
@@ -37,13 +40,13 @@ def possible(facts: Facts, budget: Budget, seconds: float) -> int:
 def batch_size(facts: Facts, epochs: int | None, trainer: Mapping[str, Any]) -> tuple[int, str]:
     """At least some 250 updates, where the images allow it; in large runs, and where the updates are counted, the
     largest batch that costs no accuracy. The ranks share it; what is added up is a whole number of batches."""
-    passed = passes(facts, epochs, trainer["max_steps"])
-    if epochs and passed == epochs:
+    most, steps = min(_most(facts), facts.images), trainer["max_steps"] or -1
+    if epochs and epochs > 0 and not 0 < steps <= epochs * math.ceil(facts.images / most):
         wanted = 2 ** math.floor(math.log2(max(facts.images * epochs / 250, 1)))
-        size = min(max(8, min(_most(facts), wanted)), facts.images)
+        size = min(max(8, min(most, wanted)), facts.images)
         why = f"{math.ceil(facts.images / size) * epochs} updates in {epochs} epochs of {facts.images:,} images"
     else:
-        size, why = min(_most(facts), facts.images), f"trainer.max_steps={trainer['max_steps']}"
+        size, why = most, f"trainer.max_steps={steps}"
     if facts.embeds and size < MEETING:
         size, why = min(MEETING, facts.images), "classes must meet in a batch to be told apart"
     if facts.ranks > 1:
@@ -55,10 +58,14 @@ def batch_size(facts: Facts, epochs: int | None, trainer: Mapping[str, Any]) -> 
 
 def updates(facts: Facts, size: int, epochs: int | None, trainer: Mapping[str, Any]) -> int:
     """Of the weights, in all."""
-    batches = math.ceil(facts.images / (trainer.get("effective_batch") or size * facts.ranks))
-    found = math.ceil(batches / trainer["accumulate_grad_batches"]) * passes(facts, epochs, None)
-    steps = trainer["max_steps"] or -1
+    found, steps = _updates(facts, size, trainer) * passes(facts, epochs, None), trainer["max_steps"] or -1
     return int(min(found, steps if steps > 0 else math.inf))
+
+
+def _updates(facts: Facts, size: int, trainer: Mapping[str, Any]) -> int:
+    """In an epoch."""
+    batches = math.ceil(facts.images / (trainer.get("effective_batch") or size * facts.ranks))
+    return math.ceil(batches / trainer["accumulate_grad_batches"])
 
 
 def fit_seconds(facts: Facts, budget: Budget) -> float:

@@ -84,7 +84,11 @@ def _refuse_recurring(where: str, cells: Collection[str], separator: str) -> Non
             f"{told} each is a list, such as {max(cells, key=len)!r}.\nWrite the labels alone, as a{separator}b."
         )
     for mark in (*MARKS, None):  # None: any white space
-        joined = {parts for cell in cells if len(parts := tuple(part.strip() for part in cell.split(mark))) > 1}
+        joined = {
+            parts
+            for cell in cells
+            if len({*(parts := tuple(part.strip() for part in cell.split(mark)))}) == len(parts) > 1
+        }
         parts = {part for name in joined for part in name}
         placed = {(part, i) for name in joined for i, part in enumerate(name)}
         if len(joined) >= len(parts) and len(placed) > len(parts):

@@ -102,18 +102,17 @@ def _input(facts: Facts) -> Iterator[Decision]:
 
 def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Iterator[Decision]:
     family, name = FAMILIES[facts.family], NAMES[facts.family]
-    epochs, steps, why = cfg["trainer"]["max_epochs"], cfg["trainer"]["max_steps"], ""
+    epochs, why, size = cfg["trainer"]["max_epochs"], "", cfg["data"]["batch_size"]
     if not _given("trainer.max_epochs", given):
-        epochs, why = length.epochs(facts) if (steps or -1) < 1 else (-1, f"trainer.max_steps={steps} ends the fit")
+        epochs, why = length.epochs(facts, size if _given("data.batch_size", given) else None, cfg["trainer"])
     if facts.budget is not None:
         seconds = length.fit_seconds(facts, facts.budget) / fits(facts, cfg, given)
         possible = length.possible(facts, facts.budget, seconds)
-        if possible < length.passes(facts, epochs, steps):
+        if possible < length.passes(facts, epochs, cfg["trainer"]["max_steps"]):
             epochs, why = possible, f"what {seconds:.0f} s of fitting are expected to allow"
         yield Decision("callbacks.deadline.seconds", round(seconds, 1), "what the other stages leave of the budget")
     if not _given("trainer.max_epochs", given):
         yield Decision("trainer.max_epochs", epochs, why)
-    size = cfg["data"]["batch_size"]
     if not _given("data.batch_size", given):
         size, why = length.batch_size(facts, epochs, cfg["trainer"])
         yield Decision("data.batch_size", size, why)

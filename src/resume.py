@@ -29,7 +29,7 @@ PATHS = (
 def open_home(cfg: DictConfig) -> folder.RunFolder:
     """The run folder, the same on all ranks; new ones are made by rank 0."""
     absolute(cfg)
-    if cfg.resume == "auto" and world.by_srun():
+    if cfg.resume == "auto" and world.by_srun() and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise ConfigError(
             "resume=auto under srun: its processes cannot tell each other which run that is.\n"
             "Set resume to the folder of the run, or run_dir for a run that goes on by itself."
@@ -112,7 +112,7 @@ def decide(cfg: DictConfig, home: folder.RunFolder) -> dict[str, Any]:
         _refuse_late(cfg, saved, home)
         _take(cfg, saved, FREE)
         home.update(resumed=[*home.state().get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")])
-        words = secret.restored(plain(saved))
+        words = secret.restored(plain(saved), typed())
         if set(words["stages"]) - set(home.state()["done"]):
             home.update(state="running")
         return words
@@ -141,14 +141,16 @@ def keep(cfg: DictConfig, home: folder.RunFolder) -> None:
 
 def read(cfg: DictConfig, home: folder.RunFolder, seconds: float = 1800) -> dict[str, Any]:
     """What rank 0 decided, as soon as it is there (it may probe for hours); with the words of a resume that it took."""
-    end = time.monotonic() + (min(seconds, 300) if home.config.is_file() else seconds)
+    seconds = min(seconds, 300) if home.config.is_file() else seconds
+    end = time.monotonic() + seconds
     while not _decided(cfg, home):
         if time.monotonic() > end and not home.held():
-            raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 never wrote it.")
+            what = "has not taken this end" if home.config.is_file() else "never wrote it"
+            raise ConfigError(f"Rank {world.rank()} waited {seconds:.0f} s for {home.config}; rank 0 {what}.")
         time.sleep(0.1)
     saved = OmegaConf.create(home.words())
     _take(cfg, saved, (*FREE, *replan.WORDS))
-    return secret.restored(plain(saved))
+    return secret.restored(plain(saved), typed())
 
 
 def _decided(cfg: DictConfig, home: folder.RunFolder) -> bool:

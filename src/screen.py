@@ -75,17 +75,19 @@ def yours(typed: Sequence[str]) -> None:
 def last_screen(home: RunFolder) -> None:
     """The result with its interval, and what to type next."""
     metrics, state = home.metrics(), home.state()
-    intervals = [k.removesuffix("/constant") for k in metrics if k.endswith("/constant")]
+    judged = [k.removesuffix("/constant") for k in metrics if k.endswith("/constant")]
     print()
-    if intervals and not state.get("beaten", True):
+    if judged and not state.get("beaten", True):
         print(BLIND)
-    for name in intervals:
+    for name in judged:
         split, images = name.partition("/")[0], f"{name.rpartition('/')[0]}/images"
         seen, there = int(metrics[images]), state["images"][split]
-        value, low, high = (said(name, metrics[key]) for key in (name, f"{name}/low", f"{name}/high"))
-        print(f"{name}  {value}  (95 % interval {low} – {high}, {seen}{f' of {there}' if seen < there else ''} images)")
+        bounds = [said(name, metrics[key]) for key in (f"{name}/low", f"{name}/high") if key in metrics]
+        sure = f"95 % interval {' – '.join(bounds)}" if bounds else "no interval"
+        many = f"{seen} of {there}" if seen < there else f"{seen}"
+        print(f"{name}  {said(name, metrics[name])}  ({sure}, {many} images)")
         print(f"blind answer  {said(name, metrics[f'{name}/constant'])}")
-    if not intervals:
+    if not judged:
         shown = "test/" if "test/images" in metrics else "val/"
         print("  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.startswith(shown) and v is not None))
     if metrics.get("test/ece/uncalibrated", metrics.get("test/ece")) != metrics.get("test/ece"):

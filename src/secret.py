@@ -30,11 +30,13 @@ def words(typed: Sequence[str]) -> list[str]:
     return [f"{key}{sign}{masked(value, key)}" for key, sign, value in parts]
 
 
-def restored(node: Any) -> Any:
-    """A masked config with the URLs that the environment holds, as MLFLOW_TRACKING_URI."""
+def restored(node: Any, typed: Sequence[str]) -> Any:
+    """A masked config with the URLs that were typed, or that the environment holds, as MLFLOW_TRACKING_URI."""
     if isinstance(node, dict):
-        return {k: restored(v) for k, v in node.items()}
+        return {k: restored(v, typed) for k, v in node.items()}
     if isinstance(node, list):
-        return [restored(v) for v in node]
-    found = os.environ.values() if isinstance(node, str) and "://***@" in node else ()
+        return [restored(v, typed) for v in node]
+    if not isinstance(node, str) or "://***@" not in node:
+        return node
+    found = (*(word.partition("=")[2].strip("'\"") for word in typed), *os.environ.values())
     return next((value for value in found if masked(value) == node), node)

@@ -51,15 +51,15 @@ def gain(
     """(by how much `new` is better than `old` by the monitored metric, the standard error of that difference: infinite
     where there are too few images, or groups (N,) of them, to tell)"""
     sign, n = 1 if task.mode == "max" else -1, len(target)
-    enough = (n if groups is None else len(groups.unique())) >= FEWEST
     if task.scores is not None:
         difference = sign * (task.scores(new, target).double() - task.scores(old, target).double())
-        units, spare = difference, 1
+        groups, units, spare = _scored(task, target, groups), difference, 1
+        enough = len(difference if groups is None else groups.unique()) >= FEWEST
         if groups is not None and enough:
-            units, spare = _units(difference, None, _scored(task, target, groups)), 0
+            units, spare = _units(difference, None, groups), 0
         error = float(units.std(correction=spare)) / len(units) ** 0.5
         return float(difference.mean()), error if enough else math.inf
-    score = task.score
+    score, enough = task.score, (n if groups is None else len(groups.unique())) >= FEWEST
     assert score is not None
 
     def change(some: torch.Tensor) -> torch.Tensor:

@@ -196,7 +196,7 @@ GOOD = [
     "trainer.max_epochs=-1 trainer.max_steps=50", "resume=logs/a/b data=folder", "resume=auto", "--cfg job data=folder",
     "resume=a stages=[test]", "stages=[probe,select,test]",
     "seed=1 seed=1", "-m seed=1 run_dir=x", "-m run_dir=x,y", "-m seed=0,1 resume=auto",
-    "-m seed=0,1 run_dir=x/${seed}", "trainer.strategy=auto", "run_dir=tests stages=[test]",
+    "-m seed=0,1 run_dir=x/${seed}", "-m seed=0,1 run_dir=x/${seed} stages=[test]", "trainer.strategy=auto", "run_dir=tests stages=[test]",
     "-m seed=0,1,2", "-m loss=focal,poly1 optimizer.lr=1e-3,1e-4", "-m seed=range(1,4)", "-m seed=choice(1,2)",
     "-m loss=glob(*)", "-m trainer=ddp trainer.devices=1", "-m seed=0,1 trainer.devices=[1]", "--hydra-help",
     "experiment=pretrain_glyphs debug=fast", "experiment=pretrain_glyphs data.count=100", "name=\"a b\"",

@@ -331,8 +331,10 @@ def test_embeddings_are_learnt_gently_in_batches_in_which_classes_meet(family):
 @pytest.mark.parametrize(
     ("words", "size", "epochs", "updates", "batchnorm"),
     [
-        ({"max_steps": 20_000}, 32, -1, "20,000", "train"),
-        ({"max_steps": 100}, 32, -1, "100", "frozen"),
+        ({"max_steps": 20_000}, 32, 625, "20,000", "train"),
+        ({"max_steps": 100}, 32, 4, "100", "frozen"),
+        ({"max_steps": 96}, 32, 3, "96", "frozen"),
+        ({"max_steps": 100, "accumulate_grad_batches": 8}, 32, 25, "100", "frozen"),
         ({"max_steps": 100, "max_epochs": -1}, 32, None, "100", "frozen"),
         ({"max_steps": 100, "max_epochs": 50}, 32, None, "100", "frozen"),
         ({"max_steps": 5_000, "max_epochs": 50}, 32, None, "1,600", "train"),

@@ -80,6 +80,18 @@ def test_the_ranks_that_srun_starts_go_on_in_the_folder_of_rank_0(under_srun, tm
             under_srun(rank, resume="auto")
 
 
+def test_the_ranks_that_torchrun_starts_under_srun_are_told_by_its_store_which_run_it_is(
+    under_srun, tmp_path, monkeypatch
+):
+    (tmp_path / "logs" / "n" / "1" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "logs" / "n" / "1" / "checkpoints" / "last.ckpt").touch()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(world, "_through_store", lambda key, value, seconds: value)
+    monkeypatch.setenv("RANK", "0")
+    paths = {"logs": str(tmp_path / "logs")}
+    assert under_srun(0, resume="auto", paths=paths) == tmp_path / "logs" / "n" / "1"
+
+
 @pytest.mark.parametrize("resume, wrong", [("auto", True), ("b", True), ("a", False), (str(ROOT / "a"), False)])
 def test_a_resumed_run_has_one_folder(monkeypatch, resume, wrong):
     monkeypatch.chdir(ROOT)

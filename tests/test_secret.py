@@ -15,7 +15,7 @@ def test_what_is_called_a_secret_is_masked(key):
     assert secret.words([f"{key}=CANARY", "seed=1"]) == [f"{key}=***", "seed=1"]
 
 
-def test_the_login_of_a_url_is_masked_and_comes_back_from_the_environment(monkeypatch):
+def test_the_login_of_a_url_is_masked_and_comes_back_from_the_words_and_the_environment(monkeypatch):
     kept = secret.masked({"mlflow": {"tracking_uri": URI}, "root": "/a//b@c", "plain": "https://host/a:b@c"})
     assert kept == {
         "mlflow": {"tracking_uri": "https://***@host:80/x"},
@@ -23,9 +23,11 @@ def test_the_login_of_a_url_is_masked_and_comes_back_from_the_environment(monkey
         "plain": "https://host/a:b@c",
     }
     assert secret.words([f"logger.mlflow.tracking_uri={URI}"]) == ["logger.mlflow.tracking_uri=https://***@host:80/x"]
-    assert secret.restored(kept) == kept
+    assert secret.restored(kept, []) == kept
+    again = secret.restored(kept, ["seed=1", f"logger.mlflow.tracking_uri='{URI}'"])
+    assert again["mlflow"]["tracking_uri"] == URI, "typed again"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
-    assert secret.restored([kept])[0]["mlflow"]["tracking_uri"] == URI
+    assert secret.restored([kept], [])[0]["mlflow"]["tracking_uri"] == URI
 
 
 def test_the_names_of_the_user_are_no_secrets():

@@ -259,3 +259,12 @@ def test_the_table_of_many_images_is_made_of_a_few_at_a_time():
     assert max(sizes) < 300 and [row["path"] for row in rows] == split.paths[:]
     said = [{key: str(value) for key, value in row.items()} for row in task.decode(logits)]
     assert said == [{key: value for key, value in row.items() if key not in ("path", "target")} for row in rows]
+
+
+def test_of_embeddings_only_those_with_another_of_their_class_can_tell():
+    target = torch.tensor([0, 0, *range(1, 11)])
+    task = make(node("task", "retrieval"))(classes=tuple("abcdefghijk"))
+    draw = torch.Generator().manual_seed(0)
+    old, new = (torch.randn(12, 4, generator=draw) for _ in range(2))
+    assert gain(task, new, old, target)[1] == math.inf, "two of twelve have a score"
+    assert gain(task, new, old, target, torch.arange(12))[1] == math.inf

@@ -285,7 +285,7 @@ def test_names_of_several_words_are_classes():
     bears = ["polar bear", "brown bear", "bear", "arctic fox", "polar fox"]
     grid = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("car", "bus", "van")]
     synonyms = ["skunk, polecat", "polecat, fitch, Mustela", "missile", "projectile, missile"]
-    for names in (bears, grid, synonyms):
+    for names in (bears, grid, synonyms, ["bison bison", "vulpes vulpes"]):
         assert ManyClasses().classes("t.csv", {"train": [(name,) for name in names]}) == tuple(sorted(names))
 
 

@@ -129,7 +129,7 @@ def _choice(of: Of) -> Iterator[str]:
 
 
 def _stages(of: Of) -> Iterator[str]:
-    goes_on = of("resume") or Path(str(of("run_dir"))).is_dir()
+    goes_on = of("resume") or "${" in str(of("run_dir")) or Path(str(of("run_dir"))).is_dir()
     later = [stage for stage in of("stages") or () if stage in NEED_MODEL]
     if later and "select" not in of("stages") and not goes_on:
         yield (

@@ -253,7 +253,7 @@ def _purpose(run: Run) -> str:
 def holds(run: Run) -> bool:
     """Whether its heads are for this run, of which the recipe may have decided something else since."""
     with safe_open(run.home.path / "probe.safetensors", "pt") as file:
-        return file.metadata()["for"] == _purpose(run)
+        return file.metadata().get("for") == _purpose(run)
 
 
 def there(home: Any) -> bool:

@@ -77,9 +77,9 @@ def judged(
 ) -> dict[str, float]:
     """The interval of the monitored metric, and what the answer has that does not look at the images."""
     key, bounds = where + task.monitor.removeprefix("val/"), interval(task, logits, target, seed, groups)
-    if bounds is None:
-        return {}
-    return {f"{key}/low": bounds[0], f"{key}/high": bounds[1], f"{key}/constant": metric(task, blind, target) or 0.0}
+    constant = metric(task, blind, target)
+    found = {} if bounds is None else {f"{key}/low": bounds[0], f"{key}/high": bounds[1]}
+    return found if constant is None else {**found, f"{key}/constant": constant}
 
 
 def array(embeddings: torch.Tensor) -> bytes:
