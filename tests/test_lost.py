@@ -170,7 +170,7 @@ def test_a_rank_that_resumes_waits_until_rank_0_has_planned_the_new_end(tmp_path
     home.update(done=["fit"])
     monkeypatch.setattr(resume, "typed", lambda: ["trainer.max_epochs=30"])
     cfg = OmegaConf.create({"trainer": {"max_epochs": 30}})
-    with pytest.raises(ConfigError, match="never wrote it"):
+    with pytest.raises(ConfigError, match="has not taken this end"):
         resume.read(cfg, home, seconds=0)
 
     def planned():
