@@ -121,12 +121,11 @@ def beside(task: Task) -> bool:
 def _with_frozen(
     run: Run, network: Any, mine: dict[str, tuple[str, str, bool]], train: Seen, val: Seen, other: Seen
 ) -> Iterator[Candidate]:
-    """Closing heads on the backbone and on what it was before the fit, as one head. Raced (docs/results.md, two
-    backbones): the one that was fine-tuned counts twice."""
+    """Closing heads on the backbone and on what it was before the fit, as one head, in which both count the same
+    (docs/results.md, two backbones)."""
     assert run.task.weigh and run.task.mix
     judged, heads = val if len(val.target) else train, _closing_twice(run, network, train)
-    frozen, tuned = run.task.weigh(*heads, judged.x, judged.target)["blend"]
-    weights = (frozen * 2 / 3, tuned * 4 / 3)
+    weights = run.task.weigh(*heads, judged.x, judged.target)["blend"]
     weight, bias = run.task.mix(*heads, weights, train.target)
     for name, (*_, mirror) in mine.items():
         x = (val.x + other.x) / 2 if mirror else val.x
