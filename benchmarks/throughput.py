@@ -11,7 +11,6 @@ multiplies meanwhile, of what it does in one bf16 product of 8192 x 8192 matrice
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ from timm.optim import create_optimizer_v2
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(ROOT))
-from src import folder, resume
+from src import folder, resume, world
 from src.build import prepare
 from src.contracts import Run
 
@@ -131,7 +130,7 @@ def timms(name: str, root: Path, words: argparse.Namespace, more: list[str], syn
             hflip=0.5,
             color_jitter=None,
             interpolation="bilinear",
-            num_workers=len(os.sched_getaffinity(0)) - 1,
+            num_workers=world.cores() - 1,
             pin_memory=True,
         )
     net.train()

@@ -111,6 +111,7 @@ def _can_compile(where: str) -> bool:
 
 def obey(cfg: dict[str, Any]) -> None:
     """What torch keeps for the whole process."""
+    world.use_cores()
     if accelerator(cfg) == "gpu":
         torch.set_float32_matmul_precision(cfg["trainer"]["matmul_precision"])
 

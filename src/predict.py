@@ -242,6 +242,7 @@ def main() -> int:
         "--fresh", action="store_true", help="begin anew; else a prediction that was killed goes on where it was"
     )
     words = parser.parse_args()
+    world.use_cores()
     options = words.out, words.batch_size, words.path_column, words.workers, words.fresh
     return opened(lambda: predict(words.run_dir, words.images, *options), "The same command goes on.")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}  # of the trainer, in one process
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time in each so many
 
 
 def rank() -> int:
@@ -33,8 +37,19 @@ def launched() -> bool:
 
 
 def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many this process may use: of those that it may run on, what its container is given (cgroup v2)."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # there is no such file, or no limit: `max`
+        quota, period = map(int, QUOTA.read_text().split())
+        return max(min(there, math.ceil(quota / period)), 1)
+    return there
+
+
+def use_cores() -> None:
+    """torch counts those of the machine: in a container its threads would wait for each other, and be held up."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def end_with_parent() -> None:

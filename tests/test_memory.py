@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib
 import itertools
+import os
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +18,8 @@ import yaml
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from src import hardware, rng, settle
+import src
+from src import hardware, rng, settle, world
 from src.contracts import ConfigError
 from src.models.dense import DenseNetwork
 from src.models.network import Network
@@ -244,9 +247,50 @@ def test_float32_products_are_as_exact_as_asked_on_a_gpu_alone(monkeypatch):
 )
 def test_where_a_gpu_trains_the_other_cores_decode(monkeypatch, where, said, ranks, found):
     monkeypatch.setattr(hardware, "accelerator", lambda cfg: where)
-    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(world, "cores", lambda: 16)
     cfg = {"data": {"num_workers": said}, "trainer": {"devices": ranks, "num_nodes": 1}}
     assert [hardware.workers(cfg)(images) for images in (30, 800, 100_000)] == found
+
+
+@pytest.mark.parametrize(
+    ("quota", "found"), [("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("9900000 100000", 16),
+                         ("max 100000", 16), (None, 16)]
+)  # fmt: skip
+def test_a_container_has_the_cores_that_it_is_given(monkeypatch, tmp_path, quota, found):
+    monkeypatch.setattr(world.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(world, "QUOTA", tmp_path / "cpu.max")
+    if quota:
+        world.QUOTA.write_text(f"{quota}\n")
+    assert world.cores() == found
+
+
+def test_torch_has_no_more_threads_than_there_are_cores_to_use(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(world, "cores", lambda: 2)
+    try:
+        torch.set_num_threads(3)
+        world.use_cores()
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)  # as OMP_NUM_THREADS had said
+        world.use_cores()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "said", "found"), [(2, {}, "1000"), (64, {}, None), (2, {"GOMP_SPINCOUNT": "7"}, "7"),
+                                 (2, {"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)  # fmt: skip
+def test_threads_on_few_cores_hardly_spin_unless_something_else_was_said(monkeypatch, cores, said, found):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # what it is now comes back at the end
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world, "cores", lambda: cores)
+    importlib.reload(src)
+    assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
 def test_a_compiler_that_is_not_there_is_told_before_anything_is_read(monkeypatch):

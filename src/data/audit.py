@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from src import world
 from src.buffers import without
 from src.contracts import DataError, Source
 from src.data.copies import equal
@@ -42,7 +42,7 @@ def audit(source: Source, limit: int = 100_000) -> Audit:
     `limit` of them."""
     looked = places(source, limit)
     paths = [source.root / source.splits[name].paths[i] for name, i in looked]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the GIL
+    with ThreadPoolExecutor(world.cores()) as pool:  # Pillow lets go of the GIL
         sizes = [size for size in pool.map(size_of, paths) if size]
     return Audit(
         images={name: len(split) for name, split in source.splits.items()},

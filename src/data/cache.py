@@ -32,6 +32,7 @@ import torchvision
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from src import world
 from src.columns import take
 from src.contracts import InputSpec, Root, Split
 from src.data.images import read, size_of
@@ -197,7 +198,7 @@ def _rooms(root: Root, paths: Sequence[str], spec: InputSpec, resize: str | None
         size = size_of(root / path)
         return channels * math.prod(_size(size[1], size[0], spec)) if size else 0
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(world.cores()) as pool:
         return list(pool.map(room, paths))
 
 

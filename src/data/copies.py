@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from src import world
 from src.contracts import File
 from src.folder import sha256
 
@@ -18,7 +18,7 @@ PIECE = 4096  # bytes from the middle, where the headers that images of one kind
 def equal(files: Sequence[File]) -> list[list[int]]:
     """Groups of equal files, by their numbers. One that is empty, or cannot be read, equals none."""
     groups = [list(range(len(files)))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
+    with ThreadPoolExecutor(world.cores()) as pool:  # hashlib lets go of the GIL
         for look in (_size, _piece, sha256):
             rows = [(g, i) for g, group in enumerate(groups) for i in group]
             told: dict[Hashable, list[int]] = defaultdict(list)

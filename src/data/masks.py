@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from src import world
 from src.contracts import DataError, File, Root, Source
 from src.data.images import FORMATS, size_of
 from src.labels import Masks
@@ -120,7 +120,7 @@ def check(source: Source, limit: int) -> Source:
             return f"{mask}: {found.shape[2]}x{found.shape[1]} pixels, but {image} has {size[0]}x{size[1]}", seen
         return "", seen
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(world.cores()) as pool:
         told = list(pool.map(look, places))
     wrong = [fault for fault, _ in told if fault]
     if wrong:

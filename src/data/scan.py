@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from src import buffers
+from src import buffers, world
 from src.contracts import ConfigError, DataError, Root, Source
 from src.data.images import brightest, probe
 
@@ -112,7 +112,7 @@ def _check(root: Root, paths: list[str], channels: int) -> dict[str, str]:
             return str(error).removeprefix(f"{root / path}: ")
         return ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the GIL while it decodes
+    with ThreadPoolExecutor(world.cores()) as pool:  # Pillow lets go of the GIL while it decodes
         return {path: why for path, why in zip(paths, pool.map(reason, paths), strict=True) if why}
 
 
