@@ -7,11 +7,14 @@ import math
 import os
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}  # of the trainer, in one process
+FEW = 4  # cores
+LOAD = Path("/proc/loadavg")  # proc(5): in its fourth field, how many threads run or could
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of CPU time in each so many
 
 
@@ -43,6 +46,16 @@ def cores() -> int:
         quota, period = map(int, QUOTA.read_text().split())
         return max(min(there, math.ceil(quota / period)), 1)
     return there
+
+
+def crowded() -> bool:
+    """Whether something else is running at this moment, on few cores (Linux)."""
+    looks = []
+    with suppress(OSError, IndexError, ValueError):
+        for _ in range(3):  # since for a moment something always does
+            looks.append(int(LOAD.read_text().split()[3].partition("/")[0]))
+            time.sleep(0.002)
+    return cores() <= FEW and min(looks, default=0) > 1  # this thread is one
 
 
 def use_cores() -> None:

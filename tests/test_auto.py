@@ -22,7 +22,7 @@ from src.folder import RunFolder
 from src.predictor import Predictor
 from src.stages import candidates as candidates_of
 from src.stages import probe
-from src.stages.candidates import candidates
+from src.stages.candidates import candidates, restored, seen
 from src.stages.embed import embed, shaken
 from tests.conftest import ROOT
 from tests.test_combined import built
@@ -74,6 +74,18 @@ def test_of_few_images_the_backbone_as_it_was_stays_beside_the_one_that_learns(a
     assert not torch.equal(shipped["backbone.stem.conv.weight"], shipped["frozen.stem.conv.weight"])
     tuned, kept = shipped["head.weight"].tensor_split(2, 1)
     assert tuned.any() and kept.any()
+
+
+def test_both_backbones_count_the_same(auto, tmp_path):
+    home = RunFolder(shutil.copytree(auto / "run", tmp_path / "run"))
+    r = build(home.words(), home)
+    (both,) = candidates(r, ["ema+frozen"])
+    network = restored(r, "ema")
+    network.keep(r.network().backbone)
+    x = seen(r, network, "val").x
+    parts = zip(x.tensor_split(2, 1), both.head[0].tensor_split(2, 1), strict=True)
+    tuned, frozen = (float((x @ weight.T).std(0).square().mean().sqrt()) for x, weight in parts)
+    assert 0.75 < tuned / frozen < 1.33
 
 
 @pytest.mark.parametrize("most", [None, 48])  # images for one backbone: for two of them half as many

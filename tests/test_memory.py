@@ -279,16 +279,26 @@ def test_torch_has_no_more_threads_than_there_are_cores_to_use(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cores", "said", "found"), [(2, {}, "1000"), (64, {}, None), (2, {"GOMP_SPINCOUNT": "7"}, "7"),
-                                 (2, {"OMP_WAIT_POLICY": "ACTIVE"}, None)]
-)  # fmt: skip
-def test_threads_on_few_cores_hardly_spin_unless_something_else_was_said(monkeypatch, cores, said, found):
+    ("cores", "running", "said", "found"),
+    [
+        (2, 2, {}, "1000"),
+        (2, 1, {}, None),  # nothing but this process
+        (2, None, {}, None),  # there is no such file
+        (64, 9, {}, None),
+        (2, 2, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (2, 2, {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_beside_another_job_on_few_cores_threads_hardly_spin(monkeypatch, tmp_path, cores, running, said, found):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")  # what it is now comes back at the end
         monkeypatch.delenv(name)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(world, "cores", lambda: cores)
+    monkeypatch.setattr(world, "LOAD", tmp_path / "loadavg")
+    if running:
+        world.LOAD.write_text(f"0.10 0.20 0.30 {running}/123 4567\n")
     importlib.reload(src)
     assert os.environ.get("GOMP_SPINCOUNT") == found
 

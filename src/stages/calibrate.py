@@ -47,8 +47,10 @@ def calibrate(run: Run) -> None:
 
 
 def known(run: Run, network: Any) -> Any:
-    """Images of train with the features by which others are compared with them; on every rank."""
-    only = probe.sample(len(run.source.splits["train"]), MOST, run.cfg["seed"])
+    """Images of train with the features by which others are compared with them, no more than a probe had the time to
+    look at; on every rank."""
+    most = min(MOST, probe.read(run.home).images) if probe.there(run.home) else MOST
+    only = probe.sample(len(run.source.splits["train"]), most, run.cfg["seed"])
     _, features, target = predictions(run, network, "train", lambda image: network.both(image)[1], only)
     return run.decisions.Images(torch.zeros(0), target, features)
 

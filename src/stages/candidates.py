@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from src import checkpoint, lowrank
+from src import checkpoint, hardware, lowrank
 from src.contracts import Affine, ConfigError, Run, Task, Weights
 from src.stages import probe
-from src.stages.embed import mirrored
+from src.stages.embed import embed, mirrored
 from src.stages.fit import fork_of
 from src.stages.predict import predictions
 
@@ -180,11 +180,15 @@ def _mixed_again(
 
 
 def _probe_again(run: Run, network: Any, val: Seen, kept: torch.Tensor) -> Affine:
+    """On what the probe has looked at: its features are there already, where the recipe left these images and their
+    view as they were."""
     assert run.task.solve
-    train = fitted(run, network) + val.only(kept)
-    name = probe.read(run.home).name
+    known = probe.read(run.home)
+    chosen = probe.some(run, probe.targets(run, "train"), known.images)
+    x = embed(run, network, hardware.device(dict(run.cfg)), "train", chosen)
+    train = Seen(x, probe.targets(run, "train", chosen), torch.tensor(chosen)) + val.only(kept)
     views = probe.columns(network, train.x)
-    best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=name)[0]
+    best = run.task.solve(train.x, train.target, views, run.cfg["seed"], only=known.name)[0]
     return best.weight, best.bias
 
 

@@ -60,7 +60,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         other = look(run, network, device, chosen[:few], len(chosen), change=grey)
         plain, without = (solve(part, chosen[:few], only="lda 0.5 on stages")[0] for part in (some, other))
         moved["grey"] = _score(run, without.logits, other) - _score(run, plain.logits, some)
-    write(run, Solved((best.weight, best.bias), (best.weight, best.bias), best.name))
+    write(run, Solved((best.weight, best.bias), (best.weight, best.bias), best.name, len(chosen)))
     return Probed(
         head=f"{best.name}, of {len(seen.x):,} pixels",
         score=_score(run, best.logits, seen),

@@ -36,6 +36,7 @@ class Solved:
     best: Affine  # on all features
     last: Affine  # on those that the network's own head reads
     name: str  # of the best, as the task knows it
+    images: int  # of train, that the network has looked at
 
 
 def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | None = None) -> Probed:
@@ -60,7 +61,7 @@ def probe(run: Run, device: str, questions: tuple[str, ...], seconds: float | No
         mine = None if groups is None else groups[kept]
         first, second = _solved(run, x[kept], target[kept], columns(network, x), mine, read)[:2]
     width = x.shape[1] if network.stages else network.features
-    write(run, Solved((first.weight, first.bias), (second.weight[:, :width], second.bias), first.name))
+    write(run, Solved((first.weight, first.bias), (second.weight[:, :width], second.bias), first.name, len(x)))
     notes = [twins(run, network, device, x, chosen, min(TWINS, most // 4)), doubts.told(run, judged)]
     return Probed(
         head=best.name,
@@ -242,7 +243,8 @@ def write(run: Run, solved: Solved) -> None:
     heads = {"best": solved.best, "last": solved.last}
     tensors = {f"{name}.{i}": part.float().clone() for name, head in heads.items() for i, part in enumerate(head)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    folder.write(run.home.path / "probe.safetensors", save(tensors, {"name": solved.name, "for": _purpose(run)}))
+    facts = {"name": solved.name, "images": str(solved.images), "for": _purpose(run)}
+    folder.write(run.home.path / "probe.safetensors", save(tensors, facts))
 
 
 def _purpose(run: Run) -> str:
@@ -263,4 +265,4 @@ def there(home: Any) -> bool:
 def read(home: Any) -> Solved:
     with safe_open(home.path / "probe.safetensors", "pt") as file:
         best, last = ((file.get_tensor(f"{name}.0"), file.get_tensor(f"{name}.1")) for name in ("best", "last"))
-        return Solved(best, last, file.metadata()["name"])
+        return Solved(best, last, file.metadata()["name"], int(file.metadata()["images"]))
