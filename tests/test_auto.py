@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from src.contracts import ConfigError
 from src.folder import RunFolder
 from src.predictor import Predictor
 from src.stages import candidates as candidates_of
+from src.stages import embed as embed_of
 from src.stages import probe
+from src.stages.calibrate import known
 from src.stages.candidates import candidates, restored, seen
 from src.stages.embed import embed, shaken
 from tests.conftest import ROOT
@@ -74,6 +77,25 @@ def test_of_few_images_the_backbone_as_it_was_stays_beside_the_one_that_learns(a
     assert not torch.equal(shipped["backbone.stem.conv.weight"], shipped["frozen.stem.conv.weight"])
     tuned, kept = shipped["head.weight"].tensor_split(2, 1)
     assert tuned.any() and kept.any()
+
+
+def test_a_probe_that_is_shipped_reads_the_features_that_are_there(auto, zygote, shapes, tmp_path, monkeypatch):
+    assert zygote.run(*words(shapes, auto, "recipe=probe", "stages=[select]", f"run_dir={tmp_path / 'run'}")) == 0
+    home = RunFolder(tmp_path / "run")
+    r = build(home.words(), home)
+    (alone,) = candidates(r, ["probe"])
+    monkeypatch.setattr(embed_of, "look", lambda *_: pytest.fail("the images were passed once more"))
+    weight, _ = alone.final(torch.arange(len(alone.target)))
+    assert weight.shape == alone.head[0].shape and not torch.equal(weight, alone.head[0])  # val is learnt
+
+
+def test_where_a_probe_had_little_time_no_more_images_are_looked_at_afterwards(auto, tmp_path):
+    home = RunFolder(shutil.copytree(auto / "run", tmp_path / "run"))
+    r = build(home.words(), home)
+    solved = probe.read(home)
+    assert solved.images == len(r.source.splits["train"]) == len(known(r, r.load()).target)
+    probe.write(r, replace(solved, images=12))
+    assert len(known(r, r.load()).target) == 12
 
 
 def test_both_backbones_count_the_same(auto, tmp_path):

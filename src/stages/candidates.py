@@ -180,8 +180,8 @@ def _mixed_again(
 
 
 def _probe_again(run: Run, network: Any, val: Seen, kept: torch.Tensor) -> Affine:
-    """On what the probe has looked at: its features are there already, where the recipe left these images and their
-    view as they were."""
+    """On what the probe has looked at: its features are there already, where the recipe left images, view and network
+    as they were."""
     assert run.task.solve
     known = probe.read(run.home)
     chosen = probe.some(run, probe.targets(run, "train"), known.images)
