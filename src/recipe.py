@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import halving, length
-from src.facts import Facts, Probed
+from src.facts import Facts, Probed, Shaken
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
         for word, leaf in (("flip", "flip"), ("crop_scale", "scale")):
             if chosen.value == "colour" and f"data.{word}" in given:
                 yield Decision(f"augment.{leaf}", cfg["data"][word], f"data.{word} says that the target bears it")
+        if chosen.value == "jitter" and _shaken(facts) and "data.crop_scale" not in given:
+            yield Decision("augment.scale", None, "nor is any cropped")
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
 
@@ -196,11 +198,17 @@ def _augment(facts: Facts, colour: bool) -> Decision:
         if turned < blind - 2 * math.sqrt(blind * (1 - blind) / facts.probed.asked):
             told = f"upside down the probe has {100 * turned:.1f} %, less than a blind answer ({100 * blind:.1f} %)"
             return Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")
-    if facts.probed and (seen := facts.probed.shaken) and seen.lost:
+    if seen := _shaken(facts):
         told = f"turned, sheared and recoloured, the probe has {100 * seen.trivial:.1f} %, not {100 * seen.still:.1f}"
         return Decision("augment", "jitter", f"{told}: too little is left; none is turned or sheared")
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
     return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
+
+
+def _shaken(facts: Facts) -> Shaken | None:
+    """What was seen in random views, where that is too little."""
+    seen = facts.probed.shaken if facts.probed else None
+    return seen if seen and seen.lost else None
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any], alone: str) -> Iterator[Decision]:

@@ -168,7 +168,11 @@ def test_stripes_that_differ_in_their_width_are_not_bent(auto, zygote, tmp_path)
         Image.fromarray(stripes.clip(0, 255).astype(np.uint8)).save(file)
     run = tmp_path / "run"
     assert zygote.run(*words(tmp_path / "images", auto, "stages=[probe]", f"run_dir={run}")) == 0, zygote.screen
-    assert "too little is left; none is turned or sheared" in (run / "recipe.md").read_text()
+    told = (run / "recipe.md").read_text()
+    assert (
+        "too little is left; none is turned or sheared" in told
+        and "| `augment.scale=null` | nor is any cropped |" in told
+    )
 
 
 def test_the_view_of_an_image_does_not_go_by_what_else_is_in_its_batch():

@@ -256,15 +256,17 @@ def test_images_are_not_turned_where_the_way_up_is_their_class():
     assert list(found.values()) == ["jitter", "trivial", "trivial", "trivial"]
 
 
-def test_images_are_not_bent_where_the_probe_then_knows_less_than_half_of_them():
-    """Of 80 points above a blind answer, beyond one standard error."""
+def test_images_are_neither_bent_nor_cropped_where_the_probe_then_knows_less_than_half_of_them():
+    """Of 80 points above a blind answer."""
 
-    def augment(trivial: float, *given: str) -> str | None:
-        seen = Shaken(asked=400, still=0.9, blind=0.1, trivial=trivial)
-        return decided(recipe.plan(facts(probed=probed(shaken=seen)), config(), given)).get("augment")
+    def augment(trivial: float, *given: str) -> dict:
+        seen = Shaken(still=0.9, blind=0.1, trivial=trivial)
+        found = decided(recipe.plan(facts(probed=probed(shaken=seen)), config(), given))
+        return {key: value for key, value in found.items() if key.startswith("augment")}
 
-    assert [augment(trivial) for trivial in (0.52, 0.48, 0.4)] == ["trivial", "trivial", "jitter"]
-    assert augment(0.4, "augment") is None
+    assert augment(0.52) == {"augment": "trivial"} and augment(0.48) == {"augment": "jitter", "augment.scale": None}
+    assert not augment(0.4, "augment") and augment(0.4, "data.crop_scale") == {"augment": "jitter"}
+    assert augment(0.4, "augment.scale") == {"augment": "jitter"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

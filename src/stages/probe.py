@@ -111,7 +111,7 @@ def _answers(
         assert best.logits is not None
         still = float(run.task.skill(best.logits[asked], target[asked]))
         bent = changed(shaken(tuple(run.cfg["data"]["crop_scale"]), run.cfg["seed"]))
-        found["shaken"] = Shaken(len(asked), still, blind, bent)
+        found["shaken"] = Shaken(still, blind, bent)
     if "grey" in questions:
         found["grey"] = score(seen(change=grey)) - plain
     if "resize" in questions:
