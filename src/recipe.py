@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import halving, length
-from src.facts import Facts, Probed, Shaken
+from src.facts import Facts, Probed
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,7 @@ def _what(facts: Facts, cfg: Mapping[str, Any], given: Collection[str]) -> Itera
     if "drop_path_rate" in cfg["model"] and family.drop_path and facts.images < 50_000:
         yield Decision("model.drop_path_rate", family.drop_path, f"{name}, {facts.images:,} images")
     if not _given("augment", given):
-        yield (chosen := _augment(facts, cfg["data"]["colour"]))
-        for word, leaf in (("flip", "flip"), ("crop_scale", "scale")):
-            if chosen.value == "colour" and f"data.{word}" in given:
-                yield Decision(f"augment.{leaf}", cfg["data"][word], f"data.{word} says that the target bears it")
-        if chosen.value == "jitter" and _shaken(facts) and "data.crop_scale" not in given:
-            yield Decision("augment.scale", None, "nor is any cropped")
+        yield from _augment(facts, cfg["data"], given)
     if cfg["loss"]["_target_"].endswith(".CrossEntropy"):
         yield Decision("loss.label_smoothing", 0.1, "the usual 0.1: targets of cropped images are not certain")
 
@@ -178,37 +173,39 @@ def _rate(facts: Facts, layered: bool, settles: bool) -> float:
     return lr * GENTLE if facts.embeds else lr
 
 
-def _augment(facts: Facts, colour: bool) -> Decision:
+def _augment(facts: Facts, data: Mapping[str, Any], given: Collection[str]) -> list[Decision]:
     grey = facts.probed.grey if facts.probed else None
-    if not colour:
-        return Decision("augment", "none" if facts.geometric else "light", "data.colour=false: no colour changes")
+    if not data["colour"]:
+        return [Decision("augment", "none" if facts.geometric else "light", "data.colour=false: no colour changes")]
     if grey is not None and grey < -GREY:
         told = f"no colour changes: without colours the probe has {_points(grey)}"
-        return Decision("augment", "none" if facts.geometric else "light", told)
+        return [Decision("augment", "none" if facts.geometric else "light", told)]
     if facts.dense:
         reason = "masks move with their images; what turns or shears is left out"
-        return Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)
+        return [Decision("augment", "jitter" if facts.channels in (1, 3) else "light", reason)]
     if facts.geometric:
         reason = "where, how large or which way round something is may be the target: only the light changes"
-        return Decision("augment", "colour" if facts.channels in (1, 3) else "none", reason)
+        if facts.channels not in (1, 3):
+            return [Decision("augment", "none", reason)]
+        leaves = {"flip": "flip", "crop_scale": "scale"}
+        borne = [word for word in leaves if f"data.{word}" in given]
+        why = "data.{} says that the target bears it"
+        said = [Decision(f"augment.{leaves[word]}", data[word], why.format(word)) for word in borne]
+        return [Decision("augment", "colour", reason), *said]
     if facts.channels not in (1, 3):
-        return Decision("augment", "light", f"random colours are not known for {facts.channels} channels")
+        return [Decision("augment", "light", f"random colours are not known for {facts.channels} channels")]
     if facts.probed and facts.probed.turned:  # raced: docs/results.md, which way up
         turned, blind = facts.probed.turned
         if turned < blind - 2 * math.sqrt(blind * (1 - blind) / facts.probed.asked):
             told = f"upside down the probe has {100 * turned:.1f} %, less than a blind answer ({100 * blind:.1f} %)"
-            return Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")
-    if seen := _shaken(facts):
+            return [Decision("augment", "jitter", f"{told}: which way up images are is their class; none is turned")]
+    if facts.probed and (seen := facts.probed.shaken) and seen.lost:
         told = f"turned, sheared and recoloured, the probe has {100 * seen.trivial:.1f} %, not {100 * seen.still:.1f}"
-        return Decision("augment", "jitter", f"{told}: too little is left; none is turned or sheared")
+        still = Decision("augment", "jitter", f"{told}: too little is left; none is turned or sheared")
+        whole = [] if "data.crop_scale" in given else [Decision("augment.scale", None, "nor is any cropped")]
+        return [still, *whole]
     asked = "" if grey is None else f": without colours the probe has {_points(grey)}"
-    return Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")
-
-
-def _shaken(facts: Facts) -> Shaken | None:
-    """What was seen in random views, where that is too little."""
-    seen = facts.probed.shaken if facts.probed else None
-    return seen if seen and seen.lost else None
+    return [Decision("augment", "trivial", f"nothing speaks against random colours and shapes{asked}")]
 
 
 def _finish(facts: Facts, cfg: Mapping[str, Any], alone: str) -> Iterator[Decision]:

@@ -267,6 +267,8 @@ def test_images_are_neither_bent_nor_cropped_where_the_probe_then_knows_less_tha
     assert augment(0.52) == {"augment": "trivial"} and augment(0.48) == {"augment": "jitter", "augment.scale": None}
     assert not augment(0.4, "augment") and augment(0.4, "data.crop_scale") == {"augment": "jitter"}
     assert augment(0.4, "augment.scale") == {"augment": "jitter"}
+    both = probed(turned=(0.15, 0.25), shaken=Shaken(still=0.9, blind=0.1, trivial=0.4))
+    assert "augment.scale" not in decided(recipe.plan(facts(probed=both), config(), frozenset()))  # the way up is lost
 
 
 @pytest.mark.parametrize("family", FAMILIES)
