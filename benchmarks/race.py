@@ -60,9 +60,8 @@ def table(folder: Path, words: argparse.Namespace, data: str, seed: int) -> Path
 
 def run(words: argparse.Namespace, net: str, data: str, seed: int) -> dict[str, Any]:
     folder = Path(words.out).absolute().parent
-    place = (
-        folder / "runs" / f"{words.name}-{net}-{data}-{words.shots}-{words.tail:g}-{words.noise:g}-{words.size}-{seed}"
-    )
+    kind = (words.name, net, data, words.shots, f"{words.tail:g}", f"{words.noise:g}", words.size, words.epochs, seed)
+    place = folder / "runs" / "-".join(map(str, kind))
     given = [
         *("data=csv", f"data.root={Path(words.data).absolute() / data}"),
         f"data.table={table(folder, words, data, seed)}",
